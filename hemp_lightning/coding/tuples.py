@@ -1,0 +1,273 @@
+"""The coder of n-tuples: its model is the joint table that the entropy term counts.
+
+The indices, in a named scan order, are cut into `T = P // n` tuples. The distinct tuples and how
+often each occurs go ahead as a table of integers; the tuples follow, coded with just these
+frequencies, so that they cost `T * H_n` bits: what training with the entropy term of order `n`
+makes small. Tuples too rare to be worth an entry are spelled out level by level instead.
+
+FORMAT.md, "Payload of the coder of tuples", is the specification.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import constriction
+import numpy as np
+
+from hemp_lightning.coding.base import check_indices, index_dtype, is_trivial, trivial_indices
+from hemp_lightning.coding.counts import MAX_LISTED, PRECISION, CountTable
+from hemp_lightning.coding.integers import ByteReader, pack_bits, unpack_bits, varint
+from hemp_lightning.errors import HempFileError
+from hemp_lightning.scans import SCANS, check_scan, scan_axes
+
+_DENSE_CELLS = 2**22  # up to here tuples are counted in an array with an entry for each cell
+_RARE = (1, 2, 3, 4, 6, 10, 18)  # what occurs less often than this may be spelled out
+
+
+class TuplesCoder:
+    """Codes tuples of `order` indices with their empirical joint distribution.
+
+    Args:
+        order: Length of the tuples, at least 1.
+        scan: The order in which the tensor is cut into tuples, one of `SCANS`.
+
+    Raises:
+        TypeError: If `order` is no integer.
+        ValueError: If `order` or `scan` is not as said.
+
+    Example:
+        >>> indices = np.tile(np.array([0, 0, 0, 3]), 1000)
+        >>> coder = TuplesCoder(order=2)
+        >>> data = coder.encode(indices, num_levels=4)
+        >>> len(data)  # 2000 tuples with an entropy of one bit each are 250 bytes
+        259
+        >>> bool((coder.decode(data, (4000,), num_levels=4) == indices).all())
+        True
+    """
+
+    name: ClassVar[str] = "tuples"
+
+    def __init__(self, order: int = 2, scan: str = "row_major") -> None:
+        if isinstance(order, bool) or not isinstance(order, int):
+            raise TypeError(f"`order` must be an integer; found {order!r}")
+        if order < 1:
+            raise ValueError(f"`order` must be at least 1; found {order}")
+        self.order = order
+        self.scan = check_scan(scan)
+
+    def encode(self, indices: np.ndarray, num_levels: int) -> bytes:
+        """Code `indices`. See `Coder.encode`.
+
+        Raises:
+            ValueError: Also if more than 2^62 different tuples are possible.
+        """
+        indices = check_indices(indices, num_levels)
+        if is_trivial(indices.shape, num_levels):
+            return b""
+        if self.order > _max_order(num_levels):
+            raise ValueError(
+                f"`order` must be at most {_max_order(num_levels)} with {num_levels} levels, for "
+                f"no more than 2^62 different tuples; found {self.order}"
+            )
+        scanned = indices.transpose(scan_axes(self.scan, indices.ndim)).reshape(-1)
+        whole = scanned.size - scanned.size % self.order
+        head = varint((self.order - 1) * len(SCANS) + SCANS.index(self.scan))
+        left_over = _pack_plain(scanned[whole:], num_levels)
+        return head + left_over + _encode_tuples(scanned[:whole].reshape(-1, self.order), num_levels)
+
+    def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
+        """Indices of that shape, whatever the options of this coder. See `Coder.decode`."""
+        return _decode(data, shape, num_levels)[0]
+
+    def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
+        """Bytes that name tuples, and not say which of them comes when.
+
+        A rare tuple that is spelled out counts here with what it costs beyond `log2(T / count)`
+        bits, the price of a listed one.
+        """
+        _, bits, rare = _decode(data, shape, num_levels)
+        counts = np.unique(rare, axis=0, return_counts=True)[1] if len(rare) else np.ones(1)
+        bits += float((counts * np.log2(max(len(rare), 1) / counts)).sum())
+        return max(len(data) - math.ceil(bits / 8), 0)
+
+
+def _max_order(num_levels: int) -> int:
+    """The longest tuples that can be numbered up to 2^62."""
+    order = 1
+    while num_levels ** (order + 1) <= 2**62:
+        order += 1
+    return order
+
+
+def _encode_tuples(tuples: np.ndarray, num_levels: int) -> bytes:
+    """Tables and coded tuples, for `tuples` of shape `(T, n)`."""
+    if not len(tuples):
+        return b""
+    order = tuples.shape[1]
+    numbers = tuples[:, 0].astype(np.int64)
+    for place in range(1, order):
+        numbers = numbers * num_levels + tuples[:, place]
+    if num_levels**order <= _DENSE_CELLS:
+        dense = np.bincount(numbers)
+        cells = np.flatnonzero(dense)
+        counts = dense[cells]
+        ranks = (np.cumsum(dense > 0) - 1)[numbers]
+    else:
+        cells, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    del numbers
+    listed, tables = _plan(cells, counts, order, num_levels)
+    table = tables[0]
+    symbols = np.where(listed, np.cumsum(listed) - (not table.has_escape), 0)[ranks]
+    coder = constriction.stream.stack.AnsCoder()
+    if table.has_escape:
+        spelled = tuples[~listed[ranks]].reshape(-1)
+        _push(coder, np.searchsorted(tables[1].cells, spelled), tables[1])
+    _push(coder, symbols, table)
+    words = coder.get_compressed().astype("<u4").tobytes()
+    return b"".join(part.to_bytes() for part in tables) + words.rstrip(b"\0")
+
+
+def _plan(
+    cells: np.ndarray, counts: np.ndarray, order: int, num_levels: int
+) -> tuple[np.ndarray, list[CountTable]]:
+    """Which tuples to list, bool `(U,)`, and the tables: of tuples; of levels, if some are spelled.
+
+    The frequent ones: how frequent is tried out, and the least number of bytes wins.
+    """
+    digits = np.stack(
+        [cells // num_levels**place % num_levels for place in reversed(range(order))], axis=1
+    )
+    best: tuple[float, np.ndarray, list[CountTable]] | None = None
+    previous = -1
+    for least in (*_RARE, int(counts.max()) + 1):
+        listed = counts >= least
+        size = int(listed.sum())
+        if size == previous or size > MAX_LISTED:
+            continue
+        previous = size
+        rare = counts[~listed]
+        tables = [CountTable.count(cells[listed], counts[listed], int(rare.sum()))]
+        occurrences = [np.concatenate([[rare.sum()] if size < len(cells) else [], counts[listed]])]
+        if size < len(cells):
+            spelled = np.zeros(num_levels, np.int64)
+            for place in range(order):
+                np.add.at(spelled, digits[~listed, place], rare)
+            levels = np.flatnonzero(spelled)
+            tables.append(CountTable.count(levels, spelled[levels], 0))
+            occurrences.append(spelled[levels])
+        total = 0.0
+        for table, how_often in zip(tables, occurrences, strict=True):
+            bits = how_often * (PRECISION - np.log2(table.weights()))
+            total += len(table.to_bytes()) + float(bits.sum()) / 8
+        if best is None or total < best[0]:
+            best = total, listed, tables
+    assert best is not None  # listing nothing is always possible
+    return best[1], best[2]
+
+
+def _push(coder: Any, symbols: np.ndarray, table: CountTable) -> None:
+    """Code symbols; nothing where the table has but one."""
+    weights = table.weights()
+    if len(weights) > 1:
+        coder.encode_reverse(symbols.astype(np.int32), _model(weights))
+
+
+def _pop(coder: Any, size: int, table: CountTable) -> np.ndarray:
+    """Decode `size` symbols, int32."""
+    weights = table.weights()
+    if len(weights) > 1 and size:
+        return coder.decode(_model(weights), size)
+    return np.zeros(size, np.int32)
+
+
+def _model(weights: np.ndarray) -> Any:
+    """A model with exactly these weights.
+
+    From probabilities `p` constriction makes the cumulated weights
+    `i + floor(sum(p[:i]) * (2^24 - n) / sum(p))`. Here `p` are integers with the sum `2^24 - n`, so
+    that each step is exact in float64 and the result does not depend on the machine.
+    """
+    return constriction.stream.model.Categorical(
+        (weights - 1).astype(np.float64), lazy=False, perfect=False
+    )
+
+
+def _decode(
+    data: bytes, shape: tuple[int, ...], num_levels: int
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """The indices, the bits that say which listed tuple comes when, the tuples not listed."""
+    if is_trivial(shape, num_levels):
+        return trivial_indices(data, shape, num_levels), 0.0, np.empty((0, 1))
+    reader = ByteReader(data)
+    options = reader.varint("order and scan", _max_order(num_levels) * len(SCANS) - 1)
+    order, scan = options // len(SCANS) + 1, SCANS[options % len(SCANS)]
+    size = math.prod(shape)
+    whole = size - size % order
+    left_over = _unpack_plain(reader, size - whole, num_levels)
+    scanned = np.empty(size, index_dtype(num_levels))
+    scanned[whole:] = left_over
+    bits, rare = _decode_tuples(reader, scanned[:whole].reshape(-1, order), num_levels)
+    axes = scan_axes(scan, len(shape))
+    indices = scanned.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    return np.ascontiguousarray(indices), bits, rare
+
+
+def _decode_tuples(
+    reader: ByteReader, tuples: np.ndarray, num_levels: int
+) -> tuple[float, np.ndarray]:
+    """Fill `tuples` of shape `(T, n)`; returns what `_decode` does."""
+    size, order = tuples.shape
+    if not size:
+        reader.end("the payload")
+        return 0.0, tuples
+    table = CountTable.read(reader, num_levels**order, size)
+    levels = CountTable.read(reader, num_levels, size * order) if table.has_escape else None
+    if levels is not None and levels.has_escape:
+        raise HempFileError(None, reader.offset, "a table of levels without escape", "one with it")
+    start, words = reader.offset, reader.rest()
+    if words.endswith(b"\0"):
+        raise HempFileError(None, len(reader.data) - 1, "a last byte other than 0", "0")
+    padded = words + bytes(-len(words) % 4)
+    coder = constriction.stream.stack.AnsCoder(np.frombuffer(padded, "<u4").astype(np.uint32))
+    symbols = _pop(coder, size, table)
+    bits = 8.0 * len(words) - coder.num_valid_bits()
+    # One row for each symbol; that of the escape is filled in after.
+    entries = np.zeros((len(table.cells) + table.has_escape, order), tuples.dtype)
+    for place in range(order):
+        column = table.cells // num_levels ** (order - 1 - place) % num_levels
+        entries[len(entries) - len(column) :, place] = column
+    np.take(entries, symbols, axis=0, out=tuples)
+    rare = tuples[:0]
+    if levels is not None:
+        escaped = symbols == 0
+        spelled = _pop(coder, int(escaped.sum()) * order, levels)
+        rare = levels.cells.astype(tuples.dtype)[spelled].reshape(-1, order)
+        tuples[escaped] = rare
+    if not coder.is_empty():
+        raise HempFileError(None, start, "coded tuples that end with the payload", "more of them")
+    return bits, rare
+
+
+def _width(num_levels: int) -> int:
+    """Bits of an index by itself."""
+    return (num_levels - 1).bit_length()
+
+
+def _pack_plain(indices: np.ndarray, num_levels: int) -> bytes:
+    """A few indices with `_width` bits each."""
+    widths = np.full(len(indices), _width(num_levels))
+    return np.packbits(pack_bits(indices.astype(np.int64), widths), bitorder="little").tobytes()
+
+
+def _unpack_plain(reader: ByteReader, size: int, num_levels: int) -> np.ndarray:
+    """What `_pack_plain` wrote, int64 `(size,)`."""
+    width = _width(num_levels)
+    offset = reader.offset
+    data = np.frombuffer(reader.take(-(-size * width // 8), "left-over indices"), np.uint8)
+    bits = np.unpackbits(data, bitorder="little")
+    indices = unpack_bits(bits[: size * width], np.full(size, width))
+    if bits[size * width :].any() or (size and int(indices.max()) >= num_levels):
+        raise HempFileError(None, offset, f"left-over indices below {num_levels}", "others")
+    return indices

@@ -1,0 +1,34 @@
+"""The one exception that a broken file raises."""
+
+from __future__ import annotations
+
+
+class HempFileError(Exception):
+    """A file that is not a whole, valid `.hemp` file, and where it stops being one.
+
+    Args:
+        path: The file; None for bytes that came from no file.
+        offset: Byte offset, from the start of the file, at which it differs from what is expected.
+        expected: What a valid file has there.
+        found: What this one has.
+
+    Example:
+        >>> raise HempFileError("net.hemp", 4, "format version 1", "version 9")
+        Traceback (most recent call last):
+        hemp_lightning.errors.HempFileError: net.hemp: byte 4: expected format version 1, found version 9
+    """  # noqa: E501
+
+    def __init__(self, path: str | None, offset: int, expected: str, found: str) -> None:
+        super().__init__(path, offset, expected, found)
+        self.path = path
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+
+    def __str__(self) -> str:
+        file = "" if self.path is None else f"{self.path}: "
+        return f"{file}byte {self.offset}: expected {self.expected}, found {self.found}"
+
+    def within(self, path: str | None, start: int) -> HempFileError:
+        """The same error as seen from the file that holds these bytes from `start` on."""
+        return HempFileError(path, start + self.offset, self.expected, self.found)
