@@ -13,8 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hemp_lightning.kernels import cpu
+
 MAX_LEVELS = 65_536
 """The most levels a codebook may have: an index fits in 16 bits."""
+
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +62,9 @@ class Codebook:
                 f"found {levels[:8].tolist()}{'...' if len(levels) > 8 else ''}"
             )
         if self.thresholds is None:
-            middle = (levels[1:].double() + levels[:-1].double()) / 2
-            thresholds = middle.float()
+            middle = ((levels[1:].double() + levels[:-1].double()) / 2).float()
+            # between neighbours in float32 the middle may round down onto the lower one
+            thresholds = torch.where(middle > levels[:-1], middle, levels[1:])
         else:
             thresholds = torch.as_tensor(self.thresholds).detach().to(levels)
             if thresholds.shape != (len(levels) - 1,):
@@ -99,6 +105,13 @@ class Codebook:
 
     def quantize(self, weights: Tensor) -> Tensor:
         """Reconstruction of `weights`: `reconstruct(assign(weights))`, float32, same shape."""
+        weights = weights.detach().float()
+        if (
+            weights.device.type == "cpu"
+            and self.num_levels > 2
+            and self.levels.device.type == "cpu"
+        ):
+            return cpu.quantize(weights, self.thresholds, self.levels)  # the same, in one pass
         return self.reconstruct(self.assign(weights))
 
     def to(self, device: torch.device | str) -> Codebook:
@@ -120,9 +133,7 @@ class Codebook:
         gaps = self.levels.diff()
         if not len(gaps):
             return self
-        nearest = torch.minimum(
-            torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]])
-        )
+        nearest = torch.minimum(torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]]))
         if not ((levels - self.levels).abs() <= nearest / 100).all():
             return self
         return Codebook(levels, self.thresholds)
@@ -189,7 +200,8 @@ class UniformQuantizer:
             levels = (np.arange(self.num_levels) - whole) * step
         else:
             levels = low + np.arange(self.num_levels) * step
-        return Codebook(torch.from_numpy(np.unique(levels.astype(np.float32))).to(flat.device))
+        levels = np.unique(np.clip(levels, -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32))
+        return Codebook(torch.from_numpy(levels).to(flat.device))
 
 
 @dataclass(frozen=True)
@@ -363,8 +375,8 @@ def _fit_sorted(
     if init is not None:
         levels = init.levels.double().cpu().numpy()[:num_levels]
     else:
-        levels = distinct.double().cpu().numpy() if distinct is not None else _start(
-            ordered, num_levels
+        levels = (
+            distinct.double().cpu().numpy() if distinct is not None else _start(ordered, num_levels)
         )
     if zero:
         levels = _with_zero(levels)

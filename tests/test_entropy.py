@@ -1,0 +1,232 @@
+"""The entropy term against a table of all L^n cells, SciPy's entropy, and finite differences."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy as scipy_entropy
+
+from hemp_lightning.entropy import (
+    entropy_and_gradients,
+    index_entropy,
+    network_entropy,
+    soft_entropy,
+)
+from hemp_lightning.scans import SCANS
+
+BACKENDS = ["torch", "compiled"]
+UNEVEN = torch.tensor([-1.3, -0.4, 0.0, 0.15, 1.1], dtype=torch.float64)
+
+
+def brute_force_bits(tensors: list[np.ndarray], levels: list[np.ndarray], order: int) -> float:
+    """T * H_n of one table shared by the tensors, by summing over every cell of it."""
+    tuples = []
+    for weights, c in zip(tensors, levels, strict=True):
+        soft = np.zeros((len(weights), max(map(len, levels))))
+        for p, w in enumerate(weights):
+            for i in range(len(c)):
+                if i and c[i - 1] <= w < c[i]:
+                    soft[p, i] = (w - c[i - 1]) / (c[i] - c[i - 1])
+                if i + 1 < len(c) and c[i] <= w < c[i + 1]:
+                    soft[p, i] = (c[i + 1] - w) / (c[i + 1] - c[i])
+            if w < c[0]:
+                soft[p, 0] = 1
+            if w >= c[-1]:
+                soft[p, len(c) - 1] = 1
+        whole = len(weights) // order * order
+        tuples.append(soft[:whole].reshape(-1, order, soft.shape[1]))
+    joined = np.concatenate(tuples)
+    if not len(joined):
+        return 0.0
+    masses = [
+        np.prod([joined[:, j, k] for j, k in enumerate(cell)], axis=0).sum()
+        for cell in product(range(joined.shape[2]), repeat=order)
+    ]
+    return len(joined) * scipy_entropy(masses, base=2)
+
+
+def brute_force_rate(weights: np.ndarray, levels: np.ndarray, order: int) -> float:
+    left = weights[len(weights) // order * order :]
+    bits = brute_force_bits([weights], [levels], order) + brute_force_bits([left], [levels], 1)
+    return bits / len(weights)
+
+
+def some_weights(count: int, seed: int = 0) -> torch.Tensor:
+    """Weights on both sides of `UNEVEN`, some of them beyond its ends."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [1, 3, 24, 47])
+def test_value_equals_brute_force(backend, order, count):
+    weights = some_weights(count)
+    expected = brute_force_rate(weights.numpy(), UNEVEN.numpy(), order)
+    found = soft_entropy(weights, UNEVEN, order, backend=backend)
+    assert found.dtype == torch.float64
+    assert abs(found.item() - expected) < 1e-10
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_gradient_equals_finite_differences(backend, order):
+    weights = some_weights(23)
+    _, (gradient,) = entropy_and_gradients([weights], [UNEVEN], order, backend=backend)
+    step = 1e-6
+    for p in range(len(weights)):
+        shift = torch.zeros_like(weights)
+        shift[p] = step
+        difference = brute_force_rate((weights + shift).numpy(), UNEVEN.numpy(), order)
+        difference -= brute_force_rate((weights - shift).numpy(), UNEVEN.numpy(), order)
+        assert abs(gradient[p].item() - difference / (2 * step)) < 1e-6
+    outside = (weights < UNEVEN[0]) | (weights >= UNEVEN[-1])
+    assert outside.any() and (gradient[outside] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autograd_returns_the_closed_form(backend):
+    weights = some_weights(23).requires_grad_()
+    (3 * soft_entropy(weights, UNEVEN, 2, backend=backend)).backward()
+    _, (gradient,) = entropy_and_gradients([weights], [UNEVEN], 2, backend=backend)
+    assert torch.equal(weights.grad, 3 * gradient)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_on_levels_it_is_the_counted_entropy(backend, order):
+    indices = torch.from_numpy(np.random.default_rng(1).choice(5, 50, p=[0.1, 0.1, 0.5, 0.2, 0.1]))
+    whole = indices[: 50 // order * order].reshape(-1, order).numpy()
+    counts = np.unique(whole, axis=0, return_counts=True)[1]
+    bits = len(whole) * scipy_entropy(counts, base=2)
+    left = indices[whole.size :].numpy()
+    if len(left):
+        bits += len(left) * scipy_entropy(np.bincount(left), base=2)
+    hard = index_entropy(indices, 5, order)
+    assert abs(hard - bits / 50) < 1e-12
+    soft = soft_entropy(UNEVEN[indices], UNEVEN, order, backend=backend)
+    assert abs(soft.item() - hard) < 1e-12
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradient_on_levels_is_finite_and_pulls_nowhere_empty(backend):
+    weights = UNEVEN[[2, 2, 2, 2]]  # all at 0, the cell above is empty
+    _, (gradient,) = entropy_and_gradients([weights], [UNEVEN], 1, backend=backend)
+    # log2 p of the empty cell is -log2 4, that of the full one 0: upwards costs, per weight
+    expected = -(1 / 4) / 0.15 * (-2 - 0)
+    torch.testing.assert_close(gradient, torch.full((4,), expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_pooled_table(backend, order):
+    tensors = [some_weights(count, seed=count) for count in (17, 1, 30)]
+    levels = [UNEVEN, UNEVEN[1:2], UNEVEN[:3]]
+    arrays, c = [t.numpy() for t in tensors], [entry.numpy() for entry in levels]
+    left = [a[len(a) // order * order :] for a in arrays]
+    bits = brute_force_bits(arrays, c, order) + brute_force_bits(left, c, 1)
+    found = network_entropy(tensors, levels, order, scope="network", backend=backend)
+    assert abs(found.item() - bits / 48) < 1e-10
+
+
+@pytest.mark.parametrize("scope", ["tensor", "network"])
+@pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_equals_plain(scope, order, dtype):
+    generator = torch.Generator().manual_seed(order)
+    tensors = [torch.randn(n, generator=generator).to(dtype) for n in (200_003, 1, 3, 4_096, 0)]
+    levels = [
+        torch.randn(n, generator=generator).sort().values.to(dtype) for n in (16, 1, 2, 40, 3)
+    ]
+    plain = entropy_and_gradients(tensors, levels, order, scope=scope, backend="torch")
+    fast = entropy_and_gradients(tensors, levels, order, scope=scope, backend="compiled")
+    torch.testing.assert_close(fast[0], plain[0], rtol=1e-6, atol=0)
+    for a, b in zip(fast[1], plain[1], strict=True):
+        scale = max([1e-30, *b.abs().reshape(-1).tolist()])
+        torch.testing.assert_close(a / scale, b / scale, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_the_same_on_any_number_of_threads(order):
+    weights, levels = torch.randn(600_001), torch.linspace(-2, 2, 16)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(entropy_and_gradients([weights], [levels], order))
+    finally:
+        torch.set_num_threads(threads)
+    for rate, (gradient,) in results[1:]:
+        assert torch.equal(rate, results[0][0]) and torch.equal(gradient, results[0][1][0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scan", SCANS)
+def test_scan_orders(backend, scan):
+    weights = some_weights(4 * 3 * 2 * 2).view(4, 3, 2, 2)
+    array = weights.numpy()
+    o, i, k = range(4), range(3), list(product(range(2), range(2)))
+    flat = {
+        "row_major": [array[a, b, c, d] for a in o for b in i for c, d in k],
+        "kernel": [array[a, b, c, d] for b in i for a in o for c, d in k],
+        "input": [array[a, b, c, d] for a in o for c, d in k for b in i],
+        "output": [array[a, b, c, d] for b in i for c, d in k for a in o],
+    }[scan]
+    expected = brute_force_rate(np.array(flat), UNEVEN.numpy(), 3)
+    _, (gradient,) = entropy_and_gradients([weights], [UNEVEN], 3, scan=scan, backend=backend)
+    assert abs(soft_entropy(weights, UNEVEN, 3, scan=scan, backend=backend) - expected) < 1e-10
+    step = torch.zeros_like(weights)
+    step[2, 1, 0, 1] = 1e-6
+    up, down = (soft_entropy(weights + s, UNEVEN, 3, scan=scan) for s in (step, -step))
+    assert abs(gradient[2, 1, 0, 1] - (up - down) / 2e-6) < 1e-6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_table_too_large_to_be_dense(backend):
+    levels = torch.linspace(-3, 3, 256, dtype=torch.float64)  # 256^4 cells
+    indices = torch.randint(0, 256, (400,), generator=torch.Generator().manual_seed(0))
+    soft = soft_entropy(levels[indices], levels, 4, backend=backend)
+    assert abs(soft.item() - index_entropy(indices, 256, 4)) < 1e-12
+
+
+def test_half_precision_weights_are_computed_in_float32():
+    weights = torch.randn(100).bfloat16().requires_grad_()
+    rate = soft_entropy(weights, UNEVEN.float(), 2)
+    rate.backward()
+    assert rate.dtype == weights.grad.dtype == torch.bfloat16
+    exact = soft_entropy(weights.detach().float(), UNEVEN.float(), 2)
+    assert rate == exact.bfloat16()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_degenerate_tensors(backend):
+    single = torch.tensor([0.5])
+    for weights in (torch.zeros(0), torch.zeros(5), torch.tensor(3.0)):
+        rate, (gradient,) = entropy_and_gradients([weights], [single], 2, backend=backend)
+        assert rate == 0 and gradient.shape == weights.shape and not gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"order": 0}, "`order` must be at least 1; found 0"),
+        ({"levels": torch.tensor([1.0, 0.0])}, "`levels` must be strictly ascending"),
+        ({"levels": torch.zeros(2, 2)}, r"`levels` must have shape \(num_levels,\)"),
+        ({"scan": "zigzag"}, "`scan` must be one of row_major"),
+        ({"backend": "fpga"}, "`backend` must be one of auto"),
+        ({"order": 63}, "more than 2\\^62 cells"),
+    ],
+)
+def test_errors_name_what_is_wrong(change, message):
+    arguments = {"weights": torch.zeros(9), "levels": torch.tensor([0.0, 1.0]), "order": 1}
+    with pytest.raises(ValueError, match=message):
+        soft_entropy(**(arguments | change))
+
+
+def test_index_entropy_refuses_indices_out_of_range():
+    with pytest.raises(ValueError, match=r"`indices` must be in \[0, 3\); found 0 to 3"):
+        index_entropy(torch.tensor([0, 3]), 3, 1)

@@ -1,0 +1,162 @@
+"""Quantizers against hand-made cases, exhaustive search and the conditions of optimality."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from hemp_lightning.quantizers import (
+    Codebook,
+    EntropyConstrainedQuantizer,
+    LloydMaxQuantizer,
+    UniformQuantizer,
+    get_quantizer,
+)
+
+ALL = [UniformQuantizer, LloydMaxQuantizer, EntropyConstrainedQuantizer]
+
+
+def laplace(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).laplace(0, 0.02, count)).float()
+
+
+def test_assign_by_hand():
+    codebook = Codebook(torch.tensor([-1.0, 0.0, 0.5]), torch.tensor([-0.25, 0.25]))
+    weights = torch.tensor([[-9.0, -0.25, -0.26], [0.25, 0.24, 9.0]])
+    assert codebook.assign(weights).tolist() == [[0, 1, 0], [2, 1, 2]]
+    assert codebook.quantize(weights).tolist() == [[-1.0, 0.0, -1.0], [0.5, 0.0, 0.5]]
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 3, 16, 300])
+def test_quantize_is_the_level_numpy_finds(num_levels):
+    weights = torch.randn(100_000, generator=torch.Generator().manual_seed(1)).view(100, 10, 100)
+    levels = np.sort(np.random.default_rng(num_levels).normal(size=num_levels)).astype(np.float32)
+    codebook = Codebook(torch.from_numpy(levels))
+    weights.view(-1)[: num_levels - 1] = codebook.thresholds  # on the border: up
+    cells = np.searchsorted(codebook.thresholds.numpy(), weights.numpy(), side="right")
+    assert np.array_equal(codebook.quantize(weights).numpy(), levels[cells])
+    assert np.array_equal(codebook.assign(weights).numpy(), cells)
+
+
+def test_quantize_with_merged_thresholds():
+    codebook = Codebook(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.5, 0.5]))
+    assert codebook.quantize(torch.tensor([0.4, 0.5, 0.6])).tolist() == [0.0, 2.0, 2.0]
+
+
+def test_lloyd_max_conditions_hold():
+    weights = laplace(50_000)
+    codebook = LloydMaxQuantizer(16).fit(weights)
+    indices = codebook.assign(weights)
+    assert codebook.num_levels == 16
+    for k, level in enumerate(codebook.levels):
+        mean = weights[indices == k].double().mean()
+        assert level == 0 or abs(level - mean) < 1e-6
+    middle = (codebook.levels[1:] + codebook.levels[:-1]) / 2
+    torch.testing.assert_close(codebook.thresholds, middle)
+    assert (codebook.levels == 0).sum() == 1
+
+
+def test_lloyd_max_finds_the_best_partition_of_few_weights():
+    weights = torch.tensor([-1.0, -0.9, -0.2, 0.1, 0.15, 0.9, 1.6, 1.7])
+    best = min(
+        sum(((part - part.mean()) ** 2).sum() for part in weights.tensor_split(cut))
+        for cut in combinations(range(1, 8), 3)
+    )
+    codebook = LloydMaxQuantizer(4, keep_zero=False).fit(weights)
+    found = ((weights - codebook.quantize(weights)) ** 2).sum()
+    assert found == pytest.approx(best.item(), rel=1e-5)
+
+
+def test_entropy_constrained_has_least_cost_of_the_two():
+    weights, price = laplace(20_000), 0.1
+
+    def cost(codebook):
+        indices = codebook.assign(weights)
+        p = np.bincount(indices) / len(weights)
+        bits = -(p[p > 0] * np.log2(p[p > 0])).sum()
+        error = (weights - codebook.reconstruct(indices)).square().mean() / weights.var()
+        return error.item() + price * bits
+
+    plain = LloydMaxQuantizer(16).fit(weights)
+    constrained = EntropyConstrainedQuantizer(16, lambda_rate=price).fit(weights)
+    assert cost(constrained) < 0.95 * cost(plain)
+    assert constrained.num_levels < 16
+
+
+@pytest.mark.parametrize("quantizer", ALL)
+@pytest.mark.parametrize(
+    "weights",
+    [
+        [0.0],
+        [0.3],
+        [-2.0] * 5,
+        [0.0] * 4 + [1.0],
+        [1.0, 2.0, 3.0],
+        [1.0, 1.0 + 1e-7],
+        [1e18, -1e18],
+    ],
+)
+def test_small_and_constant_tensors(quantizer, weights):
+    weights = torch.tensor(weights)
+    codebook = quantizer(16).fit(weights)
+    assert codebook.num_levels <= 16
+    if quantizer is LloydMaxQuantizer:
+        assert torch.equal(codebook.quantize(weights), weights)
+    if len(set(weights.tolist())) == 1:
+        assert codebook.levels.tolist() == weights[:1].tolist()
+
+
+@pytest.mark.parametrize("quantizer", ALL)
+def test_zero_is_kept_exactly(quantizer):
+    weights = torch.cat([torch.zeros(50), laplace(1000) + 0.007])
+    levels = quantizer(8).fit(weights).levels
+    assert (levels == 0).sum() == 1
+    assert not (quantizer(8, keep_zero=False).fit(weights.abs() + 0.1).levels == 0).any()
+
+
+def test_refit_drops_levels_that_nobody_uses():
+    init = Codebook(torch.tensor([-5.0, -1.0, 0.0, 1.0, 5.0]))
+    weights = torch.tensor([-1.2, -0.8, -0.1, 0.0, 0.1, 0.8, 0.9])
+    assert LloydMaxQuantizer(5).fit(weights, init).num_levels == 3
+
+
+def test_uniform_levels_are_equidistant_and_span():
+    weights = laplace(1000)
+    levels = UniformQuantizer(17, symmetric=True).fit(weights).levels
+    top = weights.abs().max()
+    expected = torch.linspace(-1, 1, 17) * top
+    torch.testing.assert_close(levels, expected, atol=1e-7, rtol=1e-5)
+
+
+def test_half_precision_moves_nothing_noticeable():
+    codebook = LloydMaxQuantizer(16).fit(laplace(5000))
+    half = codebook.half_precision()
+    assert torch.equal(half.levels, half.levels.half().float())
+    assert (half.levels - codebook.levels).abs().max() < codebook.levels.diff().min() / 100
+    close = Codebook(torch.tensor([1.0, 1.0001, 1.0002]))
+    assert close.half_precision() is close
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(bad):
+    with pytest.raises(ValueError, match="`weights` must be finite; found 1 of 3"):
+        LloydMaxQuantizer(4).fit(torch.tensor([0.0, bad, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: LloydMaxQuantizer(1), "`num_levels` must be from 2 to 65536; found 1"),
+        (lambda: get_quantizer("k_means"), "`quantizer` must be one of uniform, lloyd_max"),
+        (lambda: EntropyConstrainedQuantizer(4, lambda_rate=-1.0), "`lambda_rate` must be"),
+        (lambda: Codebook(torch.tensor([1.0, 1.0])), "strictly ascending"),
+        (lambda: Codebook(torch.zeros(1), torch.zeros(1)), "`thresholds` must have shape"),
+        (lambda: LloydMaxQuantizer(4).fit(torch.zeros(0)), "at least one entry"),
+    ],
+)
+def test_errors_name_what_is_wrong(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
