@@ -1,0 +1,316 @@
+"""The context coder: every index is predicted from the ones before it, by mixed adaptive models.
+
+Nothing is sent but the decisions themselves and a few options, so a tensor of ten indices costs
+little more than its information. The model learns, while it codes, how often each level occurs
+next to which neighbours (in the kernel, in the previous channel, in the previous filter), in which
+row and column, at which kernel position and at which place in a tuple. See `context_kernel` for
+the loop and FORMAT.md for the bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from hemp_lightning.coding import context_kernel as kernel
+from hemp_lightning.coding.base import (
+    check_indices,
+    index_dtype,
+    is_trivial,
+    trivial_indices,
+)
+from hemp_lightning.errors import HempFileError
+from hemp_lightning.scans import SCANS, scan_axes
+
+_OPTION_ONE = 8192  # of 65,536: an option that is not the usual one costs 3 bits, a usual one 0.2
+_SCALE_ONE = 24_576
+_MAX_SCALE = 15
+_MAX_UNARY = 40  # largest magnitude that may be coded in unary
+_NO_BYTES = np.zeros(0, np.uint8)
+_NO_FLOATS = np.zeros(0, np.float64)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the encoder chose for a tensor; it stands at the front of the payload.
+
+    Attributes:
+        plain: All indices are coded as equally likely; the rest is not used.
+        scan: Which axis runs fastest.
+        half: Differences count from between two levels, `num_levels // 2 - 1` and the next, so
+            that there is no difference 0; otherwise from the level `centre`.
+        centre: The most frequent level.
+        binary: Magnitudes are coded digit by digit; otherwise in unary.
+        flags: Each row has a flag that says whether all its differences are 0.
+        scale: log2 of the magnitude that counts as large.
+    """
+
+    plain: bool = False
+    scan: str = SCANS[0]
+    half: bool = False
+    centre: int = 0
+    binary: bool = False
+    flags: bool = False
+    scale: int = 0
+
+    def sides(self, num_levels: int) -> tuple[int, int]:
+        """Largest magnitude below and above the centre."""
+        if self.half:
+            return num_levels // 2, num_levels - num_levels // 2
+        return self.centre, num_levels - 1 - self.centre
+
+
+class ContextCoder:
+    """Adaptive context mixing, the smallest files; the same bytes on every machine.
+
+    Example:
+        >>> indices = np.zeros((64, 64), np.uint8)
+        >>> indices[5, ::7] = 2
+        >>> data = ContextCoder().encode(indices, num_levels=3)
+        >>> len(data), bool((ContextCoder().decode(data, (64, 64), 3) == indices).all())
+        (13, True)
+    """
+
+    name: ClassVar[str] = "context"
+
+    def encode(self, indices: np.ndarray, num_levels: int) -> bytes:
+        """Code `indices`. See `Coder.encode`."""
+        indices = check_indices(indices, num_levels)
+        if is_trivial(indices.shape, num_levels):
+            return b""
+        options = _choose(indices, num_levels)
+        data = _encode(indices, num_levels, options)
+        if len(data) * 8 > 0.99 * indices.size * math.log2(num_levels):
+            plain = _encode(indices, num_levels, _Options(plain=True))
+            data = min(data, plain, key=len)
+        return data
+
+    def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
+        """Indices of that shape. See `Coder.decode`."""
+        if is_trivial(shape, num_levels):
+            return trivial_indices(data, shape, num_levels)
+        buffer = np.array(bytearray(data), np.uint8)
+        state = np.array([0, kernel.TOP, 6, 0], np.int64)
+        state[3] = int.from_bytes(data[:6].ljust(6, b"\0"), "big")
+        options = _code_options(kernel.DECODE, state, buffer, num_levels, len(shape), _Options())
+        if options.plain:
+            values = np.zeros(math.prod(shape), np.int32)
+            kernel.code_uniform(kernel.DECODE, state, buffer, values, num_levels)
+            indices = values.astype(index_dtype(num_levels)).reshape(shape)
+        else:
+            axes = scan_axes(options.scan, len(shape))
+            dims = _dims(tuple(shape[axis] for axis in axes))
+            values = np.zeros(math.prod(shape), np.int32)
+            kernel.code_indices(
+                kernel.DECODE, state, buffer, values, _NO_FLOATS, _NO_FLOATS,
+                dims, _model(options, num_levels),
+            )  # fmt: skip
+            indices = _from_differences(values, options, num_levels)
+            indices = indices.reshape([shape[axis] for axis in axes])
+            indices = np.ascontiguousarray(indices.transpose(np.argsort(axes)))
+        if len(data) > int(state[2]):
+            raise HempFileError(
+                None, int(state[2]), "the end of the payload", f"{len(data) - int(state[2])} bytes"
+            )
+        if data and data[-1] == 0:
+            raise HempFileError(None, len(data) - 1, "a last byte that is not 0", "0")
+        return indices
+
+    def rate(self, indices: np.ndarray, num_levels: int) -> np.ndarray:
+        """Code length of each index under the model, as `encode` would spend it.
+
+        Args:
+            indices: Integers in `[0, num_levels)`, any shape.
+            num_levels: From 1 to 65,536.
+
+        Returns:
+            Bits of each index, float64, shape of `indices`. Their sum is within a few bytes of
+            the payload's size (the options and the last byte are not in it).
+
+        Example:
+            >>> float(ContextCoder().rate(np.zeros((10, 10), int), num_levels=2).sum()) < 8
+            True
+        """
+        indices = check_indices(indices, num_levels)
+        if is_trivial(indices.shape, num_levels):
+            return np.zeros(indices.shape)
+        options = _choose(indices, num_levels)
+        axes = scan_axes(options.scan, indices.ndim)
+        turned = indices.transpose(axes)
+        cost = np.zeros(indices.size)
+        kernel.code_indices(
+            kernel.MEASURE, np.array([0, kernel.TOP, 0, 0], np.int64), _NO_BYTES,
+            _differences(turned, options, num_levels), cost, _log2_table(),
+            _dims(turned.shape), _model(options, num_levels),
+        )  # fmt: skip
+        return cost.reshape(turned.shape).transpose(np.argsort(axes))
+
+    def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
+        """None: the model is learned while coding."""
+        return 0
+
+
+def warm_up() -> None:
+    """Compile the loops, or load them from numba's cache, so that no timing counts it."""
+    coder = ContextCoder()
+    indices = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    coder.decode(coder.encode(indices, 6), indices.shape, 6)
+    coder.rate(indices, 6)
+    plain = _encode(indices, 6, _Options(plain=True))
+    coder.decode(plain, indices.shape, 6)
+
+
+def _log2_table() -> np.ndarray:
+    return np.concatenate([[17.0], 16 - np.log2(np.arange(1, 65537))])
+
+
+def _dims(shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor in scan order as rows, middle, inner, and the length of its last axis."""
+    if len(shape) < 2:
+        return np.array([1, math.prod(shape), 1, 1], np.int64)
+    inner = math.prod(shape[2:])
+    return np.array([shape[0], shape[1], inner, shape[-1] if len(shape) > 2 else 1], np.int64)
+
+
+def _model(options: _Options, num_levels: int) -> np.ndarray:
+    below, above = options.sides(num_levels)
+    flags = [options.half, options.binary, options.flags]
+    return np.array([below, above, *flags, options.scale], np.int64)
+
+
+def _differences(indices: np.ndarray, options: _Options, num_levels: int) -> np.ndarray:
+    values = np.ascontiguousarray(indices).reshape(-1).astype(np.int32)
+    if options.half:
+        values -= num_levels // 2
+        values += values >= 0
+    else:
+        values -= options.centre
+    return values
+
+
+def _from_differences(values: np.ndarray, options: _Options, num_levels: int) -> np.ndarray:
+    if options.half:
+        values -= values > 0
+        values += num_levels // 2
+    else:
+        values += options.centre
+    return values.astype(index_dtype(num_levels))
+
+
+def _encode(indices: np.ndarray, num_levels: int, options: _Options) -> bytes:
+    turned = indices.transpose(scan_axes(options.scan, indices.ndim))
+    size = 8192 + indices.size * num_levels.bit_length() // 8
+    while True:
+        buffer = np.zeros(size, np.uint8)
+        state = np.array([0, kernel.TOP, 0, 0], np.int64)
+        _code_options(kernel.ENCODE, state, buffer, num_levels, indices.ndim, options)
+        if options.plain:
+            values = indices.reshape(-1).astype(np.int32)
+            fits = kernel.code_uniform(kernel.ENCODE, state, buffer, values, num_levels)
+        else:
+            fits = kernel.code_indices(
+                kernel.ENCODE, state, buffer, _differences(turned, options, num_levels),
+                _NO_FLOATS, _NO_FLOATS, _dims(turned.shape), _model(options, num_levels),
+            )  # fmt: skip
+        if fits:
+            return _finish(state, buffer)
+        size *= 2
+
+
+def _finish(state: np.ndarray, buffer: np.ndarray) -> bytes:
+    """The shortest bytes that, with zeros behind them, lie in the range."""
+    low, width, position = int(state[0]), int(state[1]), int(state[2])
+    for size in range(7):
+        unit = 1 << (48 - 8 * size)
+        end = -(-low // unit) * unit
+        if end < low + width:
+            break
+    if end >= kernel.TOP:  # carry
+        end -= kernel.TOP
+        i = position - 1
+        while buffer[i] == 255:
+            buffer[i] = 0
+            i -= 1
+        buffer[i] += 1
+    return (buffer[:position].tobytes() + end.to_bytes(6, "big")).rstrip(b"\0")
+
+
+def _code_options(
+    mode: int, state: np.ndarray, buffer: np.ndarray, num_levels: int, ndim: int, options: _Options
+) -> _Options:
+    """Write the options, or read them: the ones that were coded."""
+
+    def flag(value: bool, one: int = _OPTION_ONE) -> bool:
+        return bool(kernel.code_bit(mode, state, buffer, one, int(value)))
+
+    options = replace(options, plain=flag(options.plain))
+    if options.plain:
+        return options
+    options = replace(options, half=flag(options.half))
+    if not options.half:
+        usual = num_levels // 2
+        centre = np.array([options.centre], np.int32)
+        if flag(options.centre != usual):
+            kernel.code_uniform(mode, state, buffer, centre, num_levels)
+        else:
+            centre[0] = usual
+        options = replace(options, centre=int(centre[0]))
+    if max(options.sides(num_levels)) > _MAX_UNARY:
+        options = replace(options, binary=True)
+    else:
+        options = replace(options, binary=flag(options.binary))
+    options = replace(options, flags=flag(options.flags) and not options.half)
+    if ndim >= 2:
+        scan = SCANS.index(options.scan)
+        scan = 2 * flag(bool(scan & 2)) + flag(bool(scan & 1))
+        options = replace(options, scan=SCANS[scan])
+    scale = 0
+    while scale < _MAX_SCALE and flag(scale < options.scale, _SCALE_ONE):
+        scale += 1
+    return replace(options, scale=scale)
+
+
+def _choose(indices: np.ndarray, num_levels: int) -> _Options:
+    """Options by the statistics of the indices; the scan by coding a part in each."""
+    counts = np.bincount(indices.reshape(-1), minlength=num_levels)
+    centre = int(counts.argmax())
+    if counts[num_levels // 2] == counts[centre]:
+        centre = num_levels // 2
+    middle = num_levels // 2
+    beside = int(counts[max(centre - 1, 0) : centre + 2].sum() - counts[centre])
+    balance = 2 * int(counts[:middle].sum()) / indices.size
+    half = 5 * beside > 8 * int(counts[centre]) and 0.9 < balance < 1.1
+    options = _Options(half=half, centre=centre)
+    below, above = options.sides(num_levels)
+    positions = np.arange(num_levels)
+    mean = float((counts * np.abs(positions - centre)).sum()) / indices.size
+    options = replace(
+        options,
+        binary=max(below, above) > _MAX_UNARY or mean > 3,
+        scale=min(max(math.frexp(mean / 2)[1], 0), _MAX_SCALE),
+    )
+    if indices.ndim < 2:
+        return options
+    part = _part(indices, mean)
+    sizes = {}
+    for scan in SCANS if indices.ndim > 2 else ("row_major", "output"):
+        sizes[scan] = len(_encode(part, num_levels, replace(options, scan=scan)))
+    options = replace(options, scan=min(sizes, key=lambda scan: sizes[scan]))
+    return replace(options, flags=not options.half and _silent_rows(indices, options) > 0.05)
+
+
+def _silent_rows(indices: np.ndarray, options: _Options) -> float:
+    turned = indices.transpose(scan_axes(options.scan, indices.ndim))
+    return float((turned.reshape(len(turned), -1) == options.centre).all(1).mean())
+
+
+def _part(indices: np.ndarray, mean: float) -> np.ndarray:
+    """A corner of the tensor, large enough to compare scans on."""
+    wanted = max(indices.size // (4 if mean < 0.1 else 16), 4096)
+    share = math.sqrt(min(wanted / indices.size, 1.0))
+    rows = max(math.ceil(indices.shape[0] * share), min(indices.shape[0], 8))
+    columns = max(math.ceil(indices.shape[1] * share), min(indices.shape[1], 8))
+    return indices[:rows, :columns]
