@@ -1,0 +1,114 @@
+"""What a run leaves behind: results.json, a table on the screen, a picture of the weights."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def float_bytes(network: nn.Module) -> int:
+    """Size of a network in float32: 4 bytes for each entry of parameters and buffers, tied once.
+
+    Example:
+        >>> float_bytes(nn.Linear(10, 3))
+        132
+    """
+    tensors = {t.data_ptr(): t for t in (*network.parameters(), *network.buffers())}
+    return 4 * sum(t.numel() for t in tensors.values())
+
+
+def peak_memory_bytes() -> int:
+    """Most memory held so far: of the GPU if one was used, else of this process.
+
+    Jobs that a sweep runs in one process share the process's peak.
+    """
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
+
+
+def write_results(results: Mapping[str, Any], folder: Path) -> None:
+    """Write results.json; complete or not at all."""
+    partial = folder / "results.json.partial"
+    partial.write_text(json.dumps(results, indent=2) + "\n")
+    partial.replace(folder / "results.json")
+
+
+def print_table(results: Mapping[str, Any], folder: Path) -> None:
+    """Print sizes and accuracies: the float network, the estimate, the file that was read back."""
+    from rich.console import Console
+    from rich.table import Table
+
+    r = results
+    entries = r["float_bytes"] // 4
+    table = Table(title=f"{r['model']} on {r['dataset']}, {r['method']}, seed {r['seed']}")
+    for heading in ("", "bytes", "bits per weight", "ratio", "test accuracy"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row("float network", f"{r['float_bytes']:,}", "32", "1", f"{r['float_accuracy']:.2%}")
+    if r["entropy_bits_per_weight"] is not None:
+        estimate = r["entropy_bits_per_weight"]
+        table.add_row(
+            "entropy of the indices", f"{entries * estimate / 8:,.0f}", f"{estimate:.4f}", "", ""
+        )
+    table.add_row(
+        f"{r['file']}, decoded",
+        f"{r['file_bytes']:,}",
+        f"{r['bits_per_weight']:.4f}",
+        f"{r['compression_ratio']:.1f}",
+        f"{r['accuracy']:.2%}",
+    )
+    console = Console()
+    console.print(table)
+    console.print(f"Everything is in {folder}", soft_wrap=True)
+
+
+def draw_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], path: Path) -> None:
+    """Draw the histogram of each weight tensor before and after, with the levels it ended on.
+
+    The largest tensors are drawn, at most six: on the left the float weights, the levels as
+    vertical lines; on the right how many weights each level got in the file.
+
+    Args:
+        before: State dict of the float network.
+        after: State dict of the network decoded from the file, on any device.
+        path: The picture to write, PNG.
+    """
+    from matplotlib.figure import Figure
+
+    names = [k for k, v in after.items() if v.ndim > 1 and v.is_floating_point()]
+    names = sorted(names, key=lambda name: -after[name].numel())[:6]
+    figure = Figure(figsize=(10, 1.2 + 2.0 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), 2, squeeze=False)
+    for (left, right), name in zip(axes, names, strict=True):
+        weights = before[name].flatten().float().cpu().numpy()
+        levels, counts = after[name].flatten().float().cpu().unique(return_counts=True)
+        few = len(levels) <= 256  # more are no levels: the tensor is stored as floats
+        left.hist(weights, bins=101, color="#4477aa", log=True)
+        if few:
+            for level in levels.tolist():
+                left.axvline(level, color="#cc3311", linewidth=0.8, alpha=0.8)
+            right.bar(range(len(levels)), counts.numpy(), color="#cc3311", log=True, width=0.7)
+            step = max(1, len(levels) // 12)
+            shown = range(0, len(levels), step)
+            right.set_xticks(shown, [f"{float(levels[i]):.3g}" for i in shown])
+            zeros = float((after[name] == 0).float().mean())
+            right.set_title(f"{len(levels)} levels, {zeros:.1%} of the weights at 0", fontsize=9)
+        else:
+            right.hist(
+                after[name].flatten().float().cpu().numpy(), bins=101, color="#cc3311", log=True
+            )
+            right.set_title("decoded weights", fontsize=9)
+        shape = " x ".join(map(str, after[name].shape))
+        left.set_title(f"{name} ({shape})", fontsize=9)
+    axes[-1][0].set_xlabel("float weight; red: levels in the file")
+    axes[-1][1].set_xlabel("level")
+    figure.suptitle("Weights before (left) and after (right), number of weights on a log axis")
+    figure.savefig(path, dpi=110)
