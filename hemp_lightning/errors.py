@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class HempFileError(Exception):
     """A file that is not a whole, valid `.hemp` file, and where it stops being one.
@@ -13,10 +16,9 @@ class HempFileError(Exception):
         found: What this one has.
 
     Example:
-        >>> raise HempFileError("net.hemp", 4, "format version 1", "version 9")
-        Traceback (most recent call last):
-        hemp_lightning.errors.HempFileError: net.hemp: byte 4: expected format version 1, found version 9
-    """  # noqa: E501
+        >>> print(HempFileError("net.hemp", 4, "format version 1", "version 9"))
+        net.hemp: byte 4: expected format version 1, found version 9
+    """
 
     def __init__(self, path: str | None, offset: int, expected: str, found: str) -> None:
         super().__init__(path, offset, expected, found)
@@ -29,6 +31,20 @@ class HempFileError(Exception):
         file = "" if self.path is None else f"{self.path}: "
         return f"{file}byte {self.offset}: expected {self.expected}, found {self.found}"
 
-    def within(self, path: str | None, start: int) -> HempFileError:
-        """The same error as seen from the file that holds these bytes from `start` on."""
-        return HempFileError(path, start + self.offset, self.expected, self.found)
+
+@contextmanager
+def located(start: int, path: str | None = None) -> Iterator[None]:
+    """Let errors inside count their offset from the bytes that have these at `start`.
+
+    Example:
+        >>> with located(10, "net.hemp"):
+        ...     raise HempFileError(None, 4, "a name", "the end")
+        Traceback (most recent call last):
+        hemp_lightning.errors.HempFileError: net.hemp: byte 14: expected a name, found the end
+    """
+    try:
+        yield
+    except HempFileError as error:
+        raise HempFileError(
+            path, start + error.offset, error.expected, error.found
+        ) from error.__cause__

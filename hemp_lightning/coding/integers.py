@@ -17,11 +17,11 @@ _POWERS = 2 ** np.arange(63, dtype=np.int64)
 
 
 def varint(value: int) -> bytes:
-    """LEB128: seven bits a byte, the low ones first; the top bit says that more follow.
+    r"""LEB128: seven bits a byte, the low ones first; the top bit says that more follow.
 
     Example:
         >>> varint(5), varint(300)
-        (b'\\x05', b'\\xac\\x02')
+        (b'\x05', b'\xac\x02')
     """
     out = bytearray()
     while value >= 0x80:
@@ -32,14 +32,14 @@ def varint(value: int) -> bytes:
 
 
 class ByteReader:
-    """Reads bytes from the front, and never beyond the end.
+    r"""Reads bytes from the front, and never beyond the end.
 
     Args:
         data: What to read.
         start: Offset to begin at.
 
     Example:
-        >>> reader = ByteReader(b"\\xac\\x02abc")
+        >>> reader = ByteReader(b"\xac\x02abc")
         >>> reader.varint("a length"), reader.take(2, "a name"), reader.offset
         (300, b'ab', 4)
     """
@@ -94,7 +94,7 @@ class ByteReader:
             if shift > 62:
                 raise HempFileError(None, start, f"{what} in at most 9 bytes", "more")
         if byte == 0 and shift > 7:
-            raise HempFileError(None, start, f"{what} in its shortest form", "a zero byte at its end")
+            raise HempFileError(None, start, f"{what} in its shortest form", "a longer one")
         if value > limit:
             raise HempFileError(None, start, f"{what} of at most {limit}", str(value))
         return value
@@ -117,6 +117,21 @@ def bit_length(values: np.ndarray) -> np.ndarray:
         array([ 0,  1,  3,  4, 62])
     """
     return np.searchsorted(_POWERS, values, side="right")
+
+
+def fold_sign(values: np.ndarray) -> np.ndarray:
+    """Integers from 0 on for integers of both signs: 0, -1, 1, -2, ... become 0, 1, 2, 3, ...
+
+    Example:
+        >>> fold_sign(np.array([0, -1, 1, -2])), unfold_sign(np.array([0, 1, 2, 3]))
+        (array([0, 1, 2, 3]), array([ 0, -1,  1, -2]))
+    """
+    return 2 * np.abs(values) - (values < 0)
+
+
+def unfold_sign(folded: np.ndarray) -> np.ndarray:
+    """What `fold_sign` folded."""
+    return np.where(folded & 1, -(folded >> 1) - 1, folded >> 1)
 
 
 def pack_bits(values: np.ndarray, widths: np.ndarray) -> np.ndarray:
@@ -146,9 +161,8 @@ def unpack_bits(bits: np.ndarray, widths: np.ndarray) -> np.ndarray:
 
 def golomb_parameter(values: np.ndarray) -> int:
     """The parameter `k` that codes `values` in the fewest bits, near the mean's magnitude."""
-    guess = int(values.sum() // max(len(values), 1)).bit_length()
-    candidates = range(max(guess - 3, 0), guess + 2)
-    return min(candidates, key=lambda k: golomb_bits(values, k))
+    mean = int(values.sum()) // max(len(values), 1)
+    return min(range(mean.bit_length() + 2), key=lambda k: golomb_bits(values, k))
 
 
 def golomb_bits(values: np.ndarray, k: int) -> int:

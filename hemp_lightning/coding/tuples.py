@@ -75,7 +75,8 @@ class TuplesCoder:
         whole = scanned.size - scanned.size % self.order
         head = varint((self.order - 1) * len(SCANS) + SCANS.index(self.scan))
         left_over = _pack_plain(scanned[whole:], num_levels)
-        return head + left_over + _encode_tuples(scanned[:whole].reshape(-1, self.order), num_levels)
+        tuples = scanned[:whole].reshape(-1, self.order)
+        return head + left_over + _encode_tuples(tuples, num_levels)
 
     def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape, whatever the options of this coder. See `Coder.decode`."""

@@ -1,0 +1,448 @@
+"""The `.hemp` file: a whole state_dict, its weights as coded indices, checked and complete.
+
+`save` writes one, `load` and `load_into` read it, `inspect` tells what is in it, `verify` that it
+is whole. FORMAT.md is the specification. Reading runs no code from the file, and never allocates
+for what the file only claims; whatever is broken in it is a `HempFileError`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hemp_lightning.coding import coder_by_id
+from hemp_lightning.entropy import index_entropy
+from hemp_lightning.errors import located
+from hemp_lightning.layout.directory import ALIAS, QUANTIZED, Record
+from hemp_lightning.layout.encode import Options, encode_plain, encode_quantized
+from hemp_lightning.layout.entries import (
+    Entry,
+    check_values,
+    chosen_names,
+    read_entries,
+    uncompiled,
+)
+from hemp_lightning.layout.files import HempFile, opened, replacing, with_checksum, write_file
+from hemp_lightning.layout.sections import SECTION_BYTES, Content, read_section, write_section
+from hemp_lightning.layout.storages import QUANTIZABLE
+from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
+
+_SPOOL_BYTES = 2**26  # coded sections beyond this wait on the disk and not in memory
+
+
+@dataclass(frozen=True)
+class TensorSummary:
+    """One tensor of a file.
+
+    Attributes:
+        name: Its key in the state_dict.
+        shape: Its shape.
+        dtype: Its dtype, and the one that holds it if that is another: `float32 as float16`.
+        coder: Coder of its indices; `plain`, `constant` (one level), or `alias of ...`.
+        num_levels: Levels in use, 0 if it is not quantized.
+        table_bytes: Bytes of `bytes` that describe the coder's model.
+        bytes: Its bytes in the file: indices, levels or entries; not its line in the directory.
+        entropy_bits_per_weight: Empirical entropy of its indices, 0 if it is not quantized.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    coder: str
+    num_levels: int
+    table_bytes: int
+    bytes: int
+    entropy_bits_per_weight: float
+
+    @property
+    def num_entries(self) -> int:
+        """Number of entries."""
+        return int(np.prod(self.shape, dtype=object))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A file and its sizes: the float model, the entropy estimate, the real file.
+
+    Attributes:
+        path: The file.
+        float_bytes: Four bytes for each entry of parameters and buffers, shared ones once.
+        file_bytes: Bytes of the file, all of it.
+        compression_ratio: `float_bytes / file_bytes`.
+        bits_per_weight: Bits of the file per entry of parameters and buffers.
+        entropy_bits_per_weight: Empirical entropy of the indices, per quantized weight.
+        encode_seconds: Time that `save` took; 0 where the file was only read.
+        tensors: One summary a tensor, in the order of the state_dict.
+    """
+
+    path: str
+    float_bytes: int
+    file_bytes: int
+    compression_ratio: float
+    bits_per_weight: float
+    entropy_bits_per_weight: float
+    encode_seconds: float
+    tensors: list[TensorSummary]
+
+
+def save(
+    path: str | os.PathLike[str],
+    model_or_state_dict: nn.Module | Mapping[str, Tensor],
+    *,
+    num_levels: int = 16,
+    quantizer: str | Quantizer = "lloyd_max",
+    coder: str = "context",
+    codebooks: Mapping[str, Codebook] | None = None,
+    tensors: str | Sequence[str] = "weights",
+    order: int = 2,
+    scan: str = "row_major",
+    float_dtype: str = "float16",
+) -> Summary:
+    """Write a model or state_dict as one `.hemp` file.
+
+    The file is decoded and compared with what should be in it before it takes its name; on any
+    failure an old file of that name stays as it was.
+
+    Args:
+        path: The file to write.
+        model_or_state_dict: What to write; all of its state_dict is in the file.
+        num_levels: The most levels of a quantized tensor.
+        quantizer: Fits levels to tensors: a name of `hemp_lightning.quantizers.QUANTIZERS` or an
+            object with `fit`.
+        coder: A name of `hemp_lightning.coding.CODERS`. `context` gives way to a simpler coder
+            where that is smaller.
+        codebooks: Codebooks by name: exactly these tensors are quantized, with these. `num_levels`,
+            `quantizer` and `tensors` are not used then.
+        tensors: What to quantize: `weights` (of a module: of convolutions, linear layers and
+            embeddings; of a state_dict: floating tensors with two axes or more), `all` floating
+            parameters, or names or patterns of them.
+        order: Length of the tuples, for the coder `tuples` and for the entropies of the summary.
+        scan: Scan order of the tuples, for the same.
+        float_dtype: How float32 tensors that are not quantized are held: `float16`, where that
+            moves each entry by at most `2^-11` of itself or `2^-22` of the largest entry, or
+            exactly, as `float32`. Every other dtype is always held exactly.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        ValueError: If an argument is out of range, or a tensor cannot be written (NaN, sharded,
+            a dtype that is not known): its name is told.
+        TypeError: If an argument or an entry of the state_dict is of a wrong type.
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> summary = save(f"{folder.name}/net.hemp", nn.Linear(64, 32), num_levels=4)
+        >>> summary.float_bytes, summary.tensors[0].num_levels
+        (8320, 4)
+        >>> [tuple(tensor.shape) for tensor in load(summary.path).values()]
+        [(32, 64), (32,)]
+    """
+    begin = time.perf_counter()
+    options = Options(coder, order, scan, float_dtype)
+    entries = read_entries(model_or_state_dict)
+    if codebooks is None:
+        fitter = get_quantizer(quantizer, num_levels)
+        names = chosen_names(model_or_state_dict, entries, tensors)
+        books: dict[int, Codebook | None] = {_position(entries, name): None for name in names}
+    else:
+        fitter = None
+        books = _check_codebooks(entries, codebooks)
+
+    def encode(position: int) -> tuple[Content, np.ndarray | None]:
+        entry = entries[position]
+        tensor = entry.tensor.to("cpu").resolve_conj().resolve_neg()
+        check_values(entry.name, tensor, quantized=position in books)
+        if position not in books:
+            return encode_plain(entry.name, tensor, options), None
+        codebook = books[position]
+        if codebook is None:
+            assert fitter is not None
+            codebook = fitter.fit(tensor).half_precision()
+        return encode_quantized(entry.name, tensor, codebook, options)
+
+    records: dict[int, Record] = {}
+    sizes: list[int] = []
+    summaries: dict[str, TensorSummary] = {}
+    with (
+        replacing(path) as temporary,
+        tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(temporary.parent)) as spool,
+    ):
+        for positions in _sections(entries):
+            encoded = [encode(position) for position in positions]
+            contents = [_in_section(content, len(sizes)) for content, _ in encoded]
+            data = write_section(contents)
+            decoded = read_section(data, [content.record for content in contents])
+            for wanted, (_, indices), found in zip(contents, encoded, decoded, strict=True):
+                _check_same(wanted, indices, found)
+                summaries[found.record.name] = _summarize(found, indices, order, scan)
+            spool.write(with_checksum(data))
+            sizes.append(len(data))
+            records.update(zip(positions, (c.record for c in contents), strict=True))
+        for position, entry in enumerate(entries):
+            if entry.target is not None:
+                target = records[entry.target]
+                records[position] = replace(
+                    target, name=entry.name, kind=ALIAS, target=entry.target
+                )
+        ordered = [records[position] for position in range(len(entries))]
+        with temporary.open("wb") as file:
+            write_file(file, ordered, sizes, spool)
+        # What stands on the disk is what was checked above, section by section.
+        with opened(temporary, max_bytes=sum(r.num_bytes for r in ordered)) as written:
+            if written.records != ordered:
+                raise RuntimeError("the directory read back differs from the one written")
+            for _ in written.sections():
+                pass
+            file_bytes = written.size
+    return _total(path, file_bytes, ordered, summaries, time.perf_counter() - begin)
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    *,
+    max_bytes: int | None = None,
+) -> dict[str, Tensor]:
+    """Read a file: the state_dict that was saved, with its quantized weights.
+
+    Args:
+        path: A `.hemp` file.
+        device: Where the tensors go.
+        max_bytes: The most bytes that the tensors may take; by default 256 MiB and 4096 times the
+            size of the file. A file that declares more is refused before anything is allocated.
+
+    Returns:
+        Tensors by key, in the order, shapes and dtypes of the saved state_dict; keys of tied
+        weights share one tensor.
+
+    Raises:
+        HempFileError: If the file is not a whole, valid `.hemp` file, or is larger than allowed.
+        OSError: If it cannot be read.
+    """
+    tensors: dict[str, Tensor] = {}
+    with opened(path, max_bytes) as file:
+        for content in _contents(file):
+            tensors[content.record.name] = content.tensor().to(device)
+        return {record.name: tensors[_original(file.records, record)] for record in file.records}
+
+
+def load_into(
+    model: nn.Module, path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> nn.Module:
+    """Read a file into a model, which must have the very keys and shapes of the file.
+
+    Args:
+        model: Its parameters and buffers are overwritten, and keep their dtypes and devices.
+        path: A `.hemp` file.
+        max_bytes: See `load`.
+
+    Returns:
+        The model.
+
+    Raises:
+        HempFileError: As `load`.
+        ValueError: If keys or shapes differ; all differences are told, and nothing is overwritten.
+    """
+    state = load(path, max_bytes=max_bytes)
+    target = uncompiled(model)
+    own = target.state_dict()
+    differences = []
+    for what, names in (
+        ("has no", [name for name in own if name not in state]),
+        ("has the unknown", [name for name in state if name not in own]),
+    ):
+        if names:
+            differences.append(f"{what} {_some(names)}")
+    for name, tensor in state.items():
+        expected = getattr(own.get(name), "shape", tensor.shape)
+        if expected != tensor.shape:
+            differences.append(f"has {name} of shape {tuple(tensor.shape)}, not {tuple(expected)}")
+    if differences:
+        raise ValueError(
+            f"`path` must hold the tensors of `model`, a {type(target).__name__}; "
+            f"found that {os.fspath(path)} {'; '.join(differences)}"
+        )
+    target.load_state_dict(state)
+    return model
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    order: int = 2,
+    scan: str = "row_major",
+    max_bytes: int | None = None,
+) -> Summary:
+    """What is in a file, without more memory than its largest section takes.
+
+    Args:
+        path: A `.hemp` file.
+        order: Length of the tuples of the entropies.
+        scan: Scan order of the tuples.
+        max_bytes: See `load`.
+
+    Raises:
+        HempFileError: As `load`.
+        ValueError: If `order` or `scan` is out of range.
+    """
+    summaries = {}
+    with opened(path, max_bytes) as file:
+        for content in _contents(file):
+            indices = content.indices() if content.record.kind == QUANTIZED else None
+            summaries[content.record.name] = _summarize(content, indices, order, scan)
+        return _total(path, file.size, file.records, summaries, encode_seconds=0.0)
+
+
+def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> None:
+    """Check a whole file: checksums, and that every tensor decodes.
+
+    Raises:
+        HempFileError: As `load`.
+    """
+    with opened(path, max_bytes) as file:
+        for content in _contents(file):
+            content.tensor()
+
+
+def _contents(file: HempFile) -> Iterator[Content]:
+    """Contents of all sections, one section at a time."""
+    for start, data, records in file.sections():
+        with located(start):
+            contents = read_section(data, records)
+        for content in contents:
+            yield replace(content, offset=start + content.offset)
+
+
+def _sections(entries: list[Entry]) -> Iterator[list[int]]:
+    """Positions of the entries that share a section."""
+    section: list[int] = []
+    size = 0
+    for position, entry in enumerate(entries):
+        if entry.target is not None:
+            continue
+        own = entry.tensor.numel() * entry.tensor.dtype.itemsize
+        if section and size + own > SECTION_BYTES:
+            yield section
+            section, size = [], 0
+        section.append(position)
+        size += own
+    if section:
+        yield section
+
+
+def _in_section(content: Content, section: int) -> Content:
+    return replace(content, record=replace(content.record, section=section))
+
+
+def _check_same(wanted: Content, indices: np.ndarray | None, found: Content) -> None:
+    """Raise RuntimeError unless what was read back is what was to be written, bit for bit."""
+    same = wanted.values.tobytes() == found.values.tobytes()
+    if not same or (indices is not None and not np.array_equal(indices, found.indices())):
+        raise RuntimeError(
+            f"tensor `{wanted.record.name}` reads back differently from what was written; "
+            f"no file is written. This is a defect of hemp_lightning: please report it"
+        )
+
+
+def _position(entries: list[Entry], name: str) -> int:
+    """Position of the entry that holds the tensor of that name, behind an alias too."""
+    position = [entry.name for entry in entries].index(name)
+    target = entries[position].target
+    return position if target is None else target
+
+
+def _check_codebooks(
+    entries: list[Entry], codebooks: Mapping[str, Codebook]
+) -> dict[int, Codebook | None]:
+    """Codebooks by position of the entry."""
+    by_name = {entry.name: entry.tensor for entry in entries}
+    for name, codebook in codebooks.items():
+        if name not in by_name:
+            raise ValueError(
+                f"`codebooks` must have names of the state_dict; found {name!r}, which is none of "
+                f"{_some(list(by_name))}"
+            )
+        tensor = by_name[name]
+        if tensor.dtype not in QUANTIZABLE or not tensor.numel():
+            raise ValueError(
+                f"`codebooks` must be for floating tensors with an entry; found {name!r} of dtype "
+                f"{tensor.dtype} and shape {tuple(tensor.shape)}"
+            )
+        if not isinstance(codebook, Codebook):
+            raise TypeError(
+                f"`codebooks[{name!r}]` must be a Codebook; found {type(codebook).__name__}"
+            )
+    return {_position(entries, name): codebook.to("cpu") for name, codebook in codebooks.items()}
+
+
+def _original(records: list[Record], record: Record) -> str:
+    return records[record.target].name if record.kind == ALIAS else record.name
+
+
+def _summarize(
+    content: Content, indices: np.ndarray | None, order: int, scan: str
+) -> TensorSummary:
+    record = content.record
+    coder, table_bytes, entropy = "plain", 0, 0.0
+    if indices is not None:
+        entropy = index_entropy(torch.from_numpy(indices), record.num_levels, order, scan=scan)
+        coder = "constant"
+        if record.num_levels > 1:
+            found = coder_by_id(record.coder)
+            coder = found.name
+            table_bytes = found.table_bytes(content.payload, record.shape, record.num_levels)
+    return TensorSummary(
+        record.name,
+        record.shape,
+        record.storage.label,
+        coder,
+        record.num_levels,
+        table_bytes,
+        content.size,
+        entropy,
+    )
+
+
+def _total(
+    path: str | os.PathLike[str],
+    file_bytes: int,
+    records: list[Record],
+    summaries: dict[str, TensorSummary],
+    encode_seconds: float,
+) -> Summary:
+    tensors, entries, weights, bits = [], 0, 0, 0.0
+    for record in records:
+        summary = summaries[_original(records, record)]
+        if record.kind == ALIAS:
+            alias = f"alias of {summary.name}"
+            tensors.append(replace(summary, name=record.name, coder=alias, table_bytes=0, bytes=0))
+            continue
+        tensors.append(summary)
+        entries += record.num_entries
+        if record.kind == QUANTIZED:
+            weights += record.num_entries
+            bits += record.num_entries * summary.entropy_bits_per_weight
+    return Summary(
+        path=os.fspath(path),
+        float_bytes=4 * entries,
+        file_bytes=file_bytes,
+        compression_ratio=4 * entries / file_bytes,
+        bits_per_weight=8 * file_bytes / max(entries, 1),
+        entropy_bits_per_weight=bits / max(weights, 1),
+        encode_seconds=encode_seconds,
+        tensors=tensors,
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,121 @@
+"""Blocks: entries of one storage, stored as they are, in the shortest of three ways."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hemp_lightning.coding import get_coder
+from hemp_lightning.coding.integers import (
+    BitReader,
+    ByteReader,
+    fold_sign,
+    golomb_encode,
+    golomb_parameter,
+    unfold_sign,
+    varint,
+)
+from hemp_lightning.errors import HempFileError, located
+from hemp_lightning.layout.storages import INTEGERS, Storage
+
+_AS_IS, _PLANES, _DIFFERENCES = 0, 1, 2
+_MAX_DIFFERENCES = 2**16  # entries; more of them deserve no code that is made for counters
+_BOUND = 2**59  # of entries in a block of differences
+
+
+def write_block(words: np.ndarray, storage: Storage) -> bytes:
+    """A block with these words, as `to_words` gives them: the shortest of the three methods.
+
+    Example:
+        >>> from hemp_lightning.layout.storages import STORAGES
+        >>> write_block(np.array([1200, 1200, 1200], np.uint64), STORAGES[8]).hex()  # int64
+        '02081c3018'
+    """
+    methods = [bytes([_AS_IS]) + _little(words).tobytes(), bytes([_PLANES]) + _planes(words)]
+    if storage.dtype in INTEGERS and words.size <= _MAX_DIFFERENCES:
+        values = words.view(_integer_dtype(storage))
+        if -_BOUND < int(values.min()) and int(values.max()) < _BOUND:
+            methods.append(bytes([_DIFFERENCES]) + _differences(values.astype(np.int64)))
+    return min(methods, key=len)
+
+
+def read_block(reader: ByteReader, count: int, storage: Storage) -> np.ndarray:
+    """`count` words, native unsigned integers.
+
+    Raises:
+        HempFileError: If there is no such block.
+    """
+    start = reader.offset
+    method = reader.byte("method of a block")
+    if method == _AS_IS:
+        data = reader.take(count * storage.word, "entries")
+        words = np.frombuffer(data, f"<u{storage.word}").astype(f"u{storage.word}")
+    elif method == _PLANES:
+        words = _read_planes(reader, count, storage.word)
+    elif method == _DIFFERENCES and storage.dtype in INTEGERS and count <= _MAX_DIFFERENCES:
+        words = _read_differences(reader, count, _integer_dtype(storage))
+    else:
+        raise HempFileError(None, start, f"a method for {storage.label}", str(method))
+    return words
+
+
+def _little(words: np.ndarray) -> np.ndarray:
+    return words.astype(words.dtype.newbyteorder("<"), copy=False)
+
+
+def _planes(words: np.ndarray) -> bytes:
+    """First bytes of all words, then second bytes and so on, each plane with its own coder."""
+    parts = []
+    for plane in _little(words).view(np.uint8).reshape(len(words), -1).T:
+        coded = get_coder("tuples", order=1).encode(plane, 256)
+        coded_part = b"\1" + varint(len(coded)) + coded
+        parts.append(min(coded_part, b"\0" + plane.tobytes(), key=len))
+    return b"".join(parts)
+
+
+def _read_planes(reader: ByteReader, count: int, word: int) -> np.ndarray:
+    planes = np.empty((count, word), np.uint8)
+    for place in range(word):
+        start = reader.offset
+        how = reader.byte("coder of a plane")
+        if how > 1:
+            raise HempFileError(None, start, "0 or 1 as the coder of a plane", str(how))
+        if how == 0:
+            planes[:, place] = np.frombuffer(reader.take(count, "a plane"), np.uint8)
+            continue
+        size = reader.varint("size of a plane")
+        start = reader.offset
+        coded = reader.take(size, "a plane")
+        with located(start):
+            planes[:, place] = get_coder("tuples").decode(coded, (count,), 256)
+    return planes.view(f"<u{word}").reshape(count).astype(f"u{word}", copy=False)
+
+
+def _differences(values: np.ndarray) -> bytes:
+    """Differences to the entry before, their sign in the lowest bit, as Golomb codes."""
+    steps = np.diff(values, prepend=0)
+    folded = fold_sign(steps)
+    k = golomb_parameter(folded)
+    bits = np.packbits(golomb_encode(folded, k), bitorder="little")
+    return bytes([k]) + bits.tobytes()
+
+
+def _read_differences(reader: ByteReader, count: int, dtype: np.dtype) -> np.ndarray:
+    start = reader.offset
+    k = reader.byte("parameter of a block")
+    bits = BitReader(reader, count)
+    folded = bits.golomb(count, k, "differences")
+    bits.finish()
+    steps = unfold_sign(folded)
+    # Where a sum in float64 stays below 2^60, the same sum in int64 has not overflowed.
+    if float(np.abs(np.cumsum(steps.astype(np.float64))).max()) > 2 * _BOUND:
+        raise HempFileError(None, start, f"entries that fit {dtype}", "larger ones")
+    values = np.cumsum(steps)
+    limits = np.iinfo(dtype)
+    if int(values.min()) < limits.min or int(values.max()) > limits.max:
+        raise HempFileError(None, start, f"entries that fit {dtype}", "larger ones")
+    return values.astype(dtype).view(f"u{dtype.itemsize}")
+
+
+def _integer_dtype(storage: Storage) -> np.dtype:
+    sign = "u" if str(storage.dtype).startswith("torch.u") else "i"
+    return np.dtype(f"{sign}{storage.word}")

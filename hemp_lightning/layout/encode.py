@@ -1,0 +1,109 @@
+"""From a tensor to what a section holds of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hemp_lightning.coding import CODERS, get_coder
+from hemp_lightning.coding.base import Coder, index_dtype
+from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
+from hemp_lightning.layout.levels import needs_wide
+from hemp_lightning.layout.sections import Content
+from hemp_lightning.layout.storages import EXACT, HALF, fits_half, to_words
+from hemp_lightning.quantizers import Codebook
+
+FLOAT_DTYPES = ("float16", "float32")
+_CHUNK = 2**22  # weights that are assigned to levels at a time
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tensors are coded; see `hemp_lightning.save`."""
+
+    coder: str
+    order: int
+    scan: str
+    float_dtype: str
+
+    def __post_init__(self) -> None:
+        if self.float_dtype not in FLOAT_DTYPES:
+            raise ValueError(
+                f"`float_dtype` must be one of {', '.join(FLOAT_DTYPES)}; "
+                f"found {self.float_dtype!r}"
+            )
+        self.coders()
+
+    def coders(self) -> list[Coder]:
+        """Coders to try; the shortest payload is taken.
+
+        Next to the context coder, which learns as it goes, a simpler one may win on a tensor: the
+        tuples that the entropy term counted, or plain bits. Another coder is taken by its word.
+        """
+        if self.order < 1:
+            raise ValueError(f"`order` must be at least 1; found {self.order}")
+        tuples = get_coder("tuples", order=self.order, scan=self.scan)
+        if self.coder == "tuples":
+            return [tuples]
+        if self.coder == "context":
+            # TODO(context)
+            import importlib.util
+
+            if importlib.util.find_spec("hemp_lightning.coding.context") is None:
+                return [tuples, get_coder("raw")]
+            return [get_coder("context"), tuples, get_coder("raw")]
+        return [get_coder(self.coder)]
+
+
+def encode_quantized(
+    name: str, tensor: Tensor, codebook: Codebook, options: Options
+) -> tuple[Content, np.ndarray]:
+    """Content of a tensor (on the CPU) that is quantized, and its indices.
+
+    Levels that no weight takes are left out.
+    """
+    indices = _assign(tensor, codebook)
+    used = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=codebook.num_levels))
+    levels = codebook.levels.cpu().numpy()[used]
+    if len(used) < codebook.num_levels:
+        ranks = np.zeros(codebook.num_levels, index_dtype(len(used)))
+        ranks[used] = np.arange(len(used))
+        indices = ranks[indices]
+    coder, payload = 0, b""
+    if len(used) > 1:
+        coded = [(c.encode(indices, len(used)), CODERS[c.name].number) for c in options.coders()]
+        payload, coder = min(coded, key=lambda pair: len(pair[0]))
+    record = Record(
+        name,
+        QUANTIZED,
+        tuple(tensor.shape),
+        EXACT[tensor.dtype],
+        section=0,
+        num_levels=len(used),
+        wide_levels=needs_wide(levels),
+        coder=coder,
+        size=len(payload),
+    )
+    return Content(record, levels, payload), indices
+
+
+def encode_plain(name: str, tensor: Tensor, options: Options) -> Content:
+    """Content of a tensor (on the CPU) that is stored as it is, or as float16 within tolerance."""
+    storage = EXACT[tensor.dtype]
+    if tensor.dtype == torch.float32 and options.float_dtype == "float16" and fits_half(tensor):
+        storage = HALF
+    record = Record(name, PLAIN, tuple(tensor.shape), storage, section=0)
+    return Content(record, to_words(tensor, storage))
+
+
+def _assign(tensor: Tensor, codebook: Codebook) -> np.ndarray:
+    """Indices, in pieces: torch has them in eight bytes each, which a large tensor cannot spare."""
+    flat = tensor.reshape(-1)
+    indices = np.empty(flat.numel(), index_dtype(codebook.num_levels))
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        indices[start : start + _CHUNK] = codebook.assign(part).numpy()
+    return indices.reshape(tuple(tensor.shape))
