@@ -1,0 +1,441 @@
+"""HEMPCallback: when the entropy term acts on a training run, and how strongly.
+
+The formulas are in `entropy.py` and `quantizers.py`, the file in `container.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from hemp_lightning.container import Summary, save
+from hemp_lightning.entropy import SCOPES, entropy_and_gradients
+from hemp_lightning.kernels import cpu
+from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
+from hemp_lightning.recalibration import recalibrate
+from hemp_lightning.scans import check_scan
+from hemp_lightning.selection import select_tensors
+
+FORWARDS = ("straight_through", "continuous")
+SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What is written at the end of training.
+
+    Args:
+        module: Name of the submodule that is trained and written, such as `network`, so that the
+            file has the keys of the plain network; None for the whole LightningModule.
+        coder: Coder of the indices, a name of `hemp_lightning.coding.CODERS`.
+        float_dtype: `float16` or `float32`, for the tensors that are not quantized; see `save`.
+        recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
+            quantized weights before writing; 0 keeps those of the training.
+    """
+
+    module: str | None = None
+    coder: str = "context"
+    float_dtype: str = "float16"
+    recalibrate_batches: int = 100
+
+    def __post_init__(self) -> None:
+        if self.recalibrate_batches < 0:
+            raise ValueError(
+                f"`recalibrate_batches` must be at least 0; found {self.recalibrate_batches}"
+            )
+
+
+class HEMPCallback(Callback):
+    """Trains a network whose quantized weights have little entropy, and writes it as a file.
+
+    The loss becomes `task + lambda_entropy * R + lambda_reconstruction * D`, with the rate `R` in
+    bits per weight and the distortion `D` the mean squared error of the quantized weights, both
+    over all chosen tensors. The gradients of the two terms are added once per optimizer step, after
+    backward and before clipping. Source: Tartaglione et al., *HEMP*, Neurocomputing 461 (2021).
+
+    Parameter names and `state_dict` keys never change. Checkpoints hold the real-valued weights.
+
+    Args:
+        order: Length n of the tuples whose entropy is minimized, at least 1.
+        num_levels: Levels per tensor, at least 2.
+        lambda_entropy: Loss units per bit per weight, >= 0.
+        lambda_reconstruction: Loss units per squared weight unit, >= 0.
+        quantizer: Name in `hemp_lightning.quantizers.QUANTIZERS` or an object with `fit`.
+        scope: `tensor` for one table per tensor, `network` for one pooled by index.
+        scan: Scan order in which tensors are cut into tuples, see `hemp_lightning.scans`.
+        forward: `straight_through` trains through the quantized weights; `continuous`, the paper's
+            own, through the real ones.
+        insensitivity: Scale both terms by `1 - |g| / max|g|` with the loss gradient `g` of each
+            weight (the paper's equation for S).
+        start_epoch: Epochs of plain float training before any of this.
+        warmup_epochs: Epochs over which both lambdas rise linearly from 0; may be a fraction.
+        refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
+        refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
+        tensors: `weights`, `all`, or parameter names or patterns, see `select_tensors`.
+        path: File to write at the end of training; None for none.
+        file: What is written, see `FileOptions`.
+
+    Attributes:
+        codebooks: Codebook of each tensor, by name; empty before `start_epoch`.
+        summary: `Summary` of the written file, or None.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> callback = HEMPCallback(order=3, lambda_entropy=0.5, path="model.hemp")
+        >>> callback.order, callback.codebooks
+        (3, {})
+    """
+
+    def __init__(
+        self,
+        order: int = 2,
+        num_levels: int = 16,
+        lambda_entropy: float = 0.1,
+        lambda_reconstruction: float = 0.0,
+        quantizer: str | Quantizer = "lloyd_max",
+        *,
+        scope: str = "tensor",
+        scan: str = "row_major",
+        forward: str = "straight_through",
+        insensitivity: bool = False,
+        start_epoch: int = 0,
+        warmup_epochs: float = 0.0,
+        refit_every_n_epochs: int = 1,
+        refit_every_n_steps: int = 0,
+        tensors: str | Sequence[str] = "weights",
+        path: str | Path | None = None,
+        file: FileOptions | None = None,
+    ) -> None:
+        for name, value, low in (
+            ("order", order, 1),
+            ("lambda_entropy", lambda_entropy, 0),
+            ("lambda_reconstruction", lambda_reconstruction, 0),
+            ("start_epoch", start_epoch, 0),
+            ("warmup_epochs", warmup_epochs, 0),
+            ("refit_every_n_epochs", refit_every_n_epochs, 0),
+            ("refit_every_n_steps", refit_every_n_steps, 0),
+        ):
+            if not low <= value < float("inf"):
+                raise ValueError(f"`{name}` must be finite and at least {low}; found {value}")
+        for name, word, words in (("scope", scope, SCOPES), ("forward", forward, FORWARDS)):
+            if word not in words:
+                raise ValueError(f"`{name}` must be one of {', '.join(words)}; found {word!r}")
+        self.order = order
+        self.lambda_entropy = lambda_entropy
+        self.lambda_reconstruction = lambda_reconstruction
+        self.quantizer = get_quantizer(quantizer, num_levels)
+        self.num_levels = self.quantizer.num_levels
+        self.scope = scope
+        self.scan = check_scan(scan)
+        self.forward = forward
+        self.insensitivity = insensitivity
+        self.start_epoch = start_epoch
+        self.warmup_epochs = warmup_epochs
+        self.refit_every_n_epochs = refit_every_n_epochs
+        self.refit_every_n_steps = refit_every_n_steps
+        self.tensors = tensors
+        self.path = None if path is None else Path(path)
+        self.file = file or FileOptions()
+        self.codebooks: dict[str, Codebook] = {}
+        self.summary: Summary | None = None
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._real: list[Tensor] | None = None  # real-valued weights while quantized ones stand in
+        self._last_refit = -1
+        self._batch_fraction = 0.0
+        self._in_batch = False
+
+    # What is decided.
+
+    @property
+    def state_key(self) -> str:
+        """Key of this callback's state in a checkpoint: one per compressed module and choice."""
+        return self._generate_state_key(module=self.file.module, tensors=self.tensors)
+
+    def is_active(self, trainer: Trainer) -> bool:
+        """Whether weights are quantized and the terms added: from `start_epoch` on."""
+        return trainer.current_epoch >= self.start_epoch and bool(self.codebooks)
+
+    def should_refit(self, trainer: Trainer, epoch_start: bool) -> bool:
+        """Whether the codebooks are fitted now: at the start of an epoch, or after a step."""
+        since = trainer.current_epoch - self.start_epoch
+        if epoch_start:
+            every = self.refit_every_n_epochs
+            return since >= 0 and (not self.codebooks or bool(every and since % every == 0))
+        every = self.refit_every_n_steps
+        return (
+            self.is_active(trainer)
+            and bool(every and trainer.global_step % every == 0)
+            and trainer.global_step != self._last_refit
+        )
+
+    def ramp(self, trainer: Trainer) -> float:
+        """Factor of both lambdas, from 0 to 1, linear over `warmup_epochs`."""
+        if not self.warmup_epochs:
+            return 1.0
+        epochs = trainer.current_epoch - self.start_epoch + self._batch_fraction
+        return min(1.0, max(0.0, epochs / self.warmup_epochs))
+
+    # When it happens.
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the tensors; refuse what cannot work."""
+        strategy = type(trainer.strategy).__name__
+        if strategy in SHARDED:
+            raise ValueError(
+                f"HEMPCallback needs whole parameters on every process; found {strategy}, which "
+                "shards them. Use strategy='ddp' or one device"
+            )
+        self._parameters = select_tensors(self._root(pl_module), self.tensors)
+        if stage == "fit":
+            rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
+            cpu.warm_up(self.order)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the optimizers."""
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, LBFGS):
+                raise ValueError(
+                    "HEMPCallback adds its gradient once per optimizer step; found LBFGS, which "
+                    "evaluates the loss several times a step. Use a first-order optimizer"
+                )
+            if not pl_module.automatic_optimization:
+                # the next forward of the same batch sees quantized weights again
+                optimizer.register_step_post_hook(lambda *_: self._requantize(trainer))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit or refit the codebooks."""
+        self._batch_fraction = 0.0
+        if self.should_refit(trainer, epoch_start=True):
+            self._refit_codebooks(trainer)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put the quantized weights in place."""
+        total = trainer.num_training_batches
+        self._batch_fraction = batch_idx / total if 0 < total < float("inf") else 0.0
+        self._in_batch = True
+        self._requantize(trainer)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Put the real weights back and add the gradient of the two terms."""
+        quantized = self._restore()
+        if self.is_active(trainer):
+            self._add_terms(trainer, pl_module, optimizer, quantized)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put the real weights back, whatever the batch did; refit if it is time."""
+        self._in_batch = False
+        self._restore()
+        if self.should_refit(trainer, epoch_start=False):
+            self._refit_codebooks(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the quantized network, once there is one."""
+        self._quantize()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the real weights back, bit for bit."""
+        self._restore()
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Recalibrate BatchNorm on the quantized network and write the file."""
+        self._restore()
+        if not self.codebooks:
+            rank_zero_warn(
+                f"Training ended before `start_epoch` {self.start_epoch}: the network was never "
+                "trained with the entropy term, and is quantized as it is"
+            )
+            self._refit_codebooks(trainer)
+        if self.path is None:
+            return
+        self._quantize()
+        try:
+            recalibrate(trainer, pl_module, self._root(pl_module), self.file.recalibrate_batches)
+            if trainer.is_global_zero:
+                self.summary = self._write(pl_module)
+        finally:
+            self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the real weights behind."""
+        self._in_batch = False
+        self._restore()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep real weights in a checkpoint that is taken while quantized ones stand in."""
+        if self._real is None:
+            return
+        prefix = f"{self.file.module}." if self.file.module else ""
+        for name, real in zip(self._parameters, self._real, strict=True):
+            checkpoint["state_dict"][prefix + name] = real.clone()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Codebooks and the step of the last refit."""
+        return {
+            "codebooks": {
+                name: {"levels": book.levels.cpu(), "thresholds": book.thresholds.cpu()}
+                for name, book in self.codebooks.items()
+            },
+            "last_refit": self._last_refit,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.codebooks = {
+            name: Codebook(entry["levels"], entry["thresholds"])
+            for name, entry in state_dict["codebooks"].items()
+        }
+        self._last_refit = state_dict["last_refit"]
+
+    # How it is done.
+
+    def _root(self, pl_module: LightningModule) -> nn.Module:
+        if self.file.module is None:
+            return pl_module
+        try:
+            return pl_module.get_submodule(self.file.module)
+        except AttributeError:
+            names = ", ".join(name for name, _ in pl_module.named_children())
+            raise ValueError(
+                f"`module` must be a submodule of {type(pl_module).__name__}, one of {names}; "
+                f"found {self.file.module!r}"
+            ) from None
+
+    def _refit_codebooks(self, trainer: Trainer) -> None:
+        for name, parameter in self._parameters.items():
+            init = self.codebooks.get(name)
+            try:
+                codebook = self.quantizer.fit(parameter.detach(), init)
+            except ValueError as error:
+                raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
+            self.codebooks[name] = codebook.half_precision().to(parameter.device)
+        if trainer.world_size > 1:
+            # every process fits the same weights; this holds even where their libraries differ
+            state = trainer.strategy.broadcast(self.state_dict())
+            self.load_state_dict(state)
+        self._last_refit = trainer.global_step
+
+    @torch.no_grad()
+    def _quantize(self) -> None:
+        if self._real is not None or not self.codebooks:
+            return
+        parameters = list(self._parameters.values())
+        self._real = [parameter.detach().clone() for parameter in parameters]
+        for (name, parameter), real in zip(self._parameters.items(), self._real, strict=True):
+            # in place, without a new version: autograd must not see it
+            parameter.data.copy_(self.codebooks[name].quantize(real))
+
+    @torch.no_grad()
+    def _restore(self) -> list[Tensor] | None:
+        """Put the real weights back; returns the quantized ones, None if they were not in place."""
+        if self._real is None:
+            return None
+        quantized = []
+        for parameter, real in zip(self._parameters.values(), self._real, strict=True):
+            quantized.append(parameter.detach().clone())
+            parameter.data.copy_(real)
+        self._real = None
+        return quantized
+
+    def _requantize(self, trainer: Trainer) -> None:
+        if self._in_batch and self.forward == "straight_through" and self.is_active(trainer):
+            self._quantize()
+
+    @torch.no_grad()
+    def _add_terms(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        optimizer: Optimizer,
+        quantized: list[Tensor] | None,
+    ) -> None:
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        names = [
+            name for name, p in self._parameters.items() if id(p) in stepped and p.requires_grad
+        ]
+        if not names:
+            return
+        weights = [self._parameters[name].detach() for name in names]
+        rate, gradients = entropy_and_gradients(
+            weights,
+            [self.codebooks[name].levels for name in names],
+            self.order,
+            scope=self.scope,
+            scan=self.scan,
+        )
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        logs = trainer.global_step % every == 0
+        ramp = self.ramp(trainer)
+        terms: Iterable[Tensor] = [gradient * self.lambda_entropy for gradient in gradients]
+        if logs or self.lambda_reconstruction:
+            errors = self._errors(names, weights, quantized)
+            count = sum(error.numel() for error in errors)
+            distortion = torch.stack([error.square().sum() for error in errors]).sum() / count
+            terms = [
+                term + error * (2 * self.lambda_reconstruction / count)
+                for term, error in zip(terms, errors, strict=True)
+            ]
+        for name, term in zip(names, terms, strict=True):
+            self._add(self._parameters[name], term, ramp)
+        if logs:
+            pl_module.log_dict(
+                {
+                    "hemp/rate": rate.float(),
+                    "hemp/distortion": distortion,
+                    "hemp/lambda": self.lambda_entropy * ramp,
+                }
+            )
+            pl_module.log("hemp/ratio", 32 / rate.float().clamp_min(1e-6), prog_bar=True)
+
+    def _errors(
+        self, names: list[str], weights: list[Tensor], quantized: list[Tensor] | None
+    ) -> list[Tensor]:
+        """Weights minus their reconstruction."""
+        if quantized is None:
+            return [w - self.codebooks[n].quantize(w) for n, w in zip(names, weights, strict=True)]
+        by_name = dict(zip(self._parameters, quantized, strict=True))
+        return [w - by_name[n] for n, w in zip(names, weights, strict=True)]
+
+    def _add(self, parameter: nn.Parameter, term: Tensor, ramp: float) -> None:
+        if parameter.grad is None:
+            parameter.grad = (ramp * term).to(parameter.dtype)
+            return
+        if self.insensitivity:
+            size = parameter.grad.abs()
+            term = term * (1 - size / size.max().clamp_min(torch.finfo(size.dtype).tiny))
+        parameter.grad.add_(term.to(parameter.grad.dtype), alpha=ramp)
+
+    def _write(self, pl_module: LightningModule) -> Summary:
+        assert self.path is not None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return save(
+            self.path,
+            self._root(pl_module).state_dict(),
+            coder=self.file.coder,
+            codebooks={name: book.to("cpu") for name, book in self.codebooks.items()},
+            order=self.order,
+            scan=self.scan,
+            float_dtype=self.file.float_dtype,
+        )
