@@ -160,7 +160,7 @@ def unpack_bits(bits: np.ndarray, widths: np.ndarray) -> np.ndarray:
 
 
 def golomb_parameter(values: np.ndarray) -> int:
-    """The parameter `k` that codes `values` in the fewest bits, near the mean's magnitude."""
+    """The parameter `k` that codes `values` in the fewest bits."""
     mean = int(values.sum()) // max(len(values), 1)
     return min(range(mean.bit_length() + 2), key=lambda k: golomb_bits(values, k))
 

@@ -28,7 +28,7 @@ def write_block(words: np.ndarray, storage: Storage) -> bytes:
     Example:
         >>> from hemp_lightning.layout.storages import STORAGES
         >>> write_block(np.array([1200, 1200, 1200], np.uint64), STORAGES[8]).hex()  # int64
-        '02081c3018'
+        '020000785800'
     """
     methods = [bytes([_AS_IS]) + _little(words).tobytes(), bytes([_PLANES]) + _planes(words)]
     if storage.dtype in INTEGERS and words.size <= _MAX_DIFFERENCES:

@@ -49,11 +49,6 @@ class Options:
         if self.coder == "tuples":
             return [tuples]
         if self.coder == "context":
-            # TODO(context)
-            import importlib.util
-
-            if importlib.util.find_spec("hemp_lightning.coding.context") is None:
-                return [tuples, get_coder("raw")]
             return [get_coder("context"), tuples, get_coder("raw")]
         return [get_coder(self.coder)]
 

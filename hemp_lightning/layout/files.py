@@ -188,7 +188,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.open("xb").close()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # whoever wrote it may have put another file in its place
         _sync(temporary)
         os.replace(temporary, target)
     except BaseException:

@@ -1,0 +1,224 @@
+"""The command `hemp`: compress and decompress checkpoints, look into files, check them.
+
+Exit codes: 0, all is well; 1, a file is broken; 2, the call was wrong. Errors are one line on
+stderr, and no command leaves a file half-written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from hemp_lightning.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from hemp_lightning.coding import CODERS
+from hemp_lightning.container import Summary, inspect, load, save, verify
+from hemp_lightning.errors import HempFileError
+from hemp_lightning.layout.encode import FLOAT_DTYPES
+from hemp_lightning.quantizers import QUANTIZERS
+from hemp_lightning.scans import SCANS
+from hemp_lightning.version import __version__
+
+BROKEN, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: As on the command line, without the name of the program; None for those.
+
+    Returns:
+        The exit code.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["report"]:
+        return _guarded(lambda: _report(given[1:]))
+    options = _parser().parse_args(given)
+    return _guarded(lambda: options.run(options))
+
+
+def _guarded(run: Callable[[], int | None]) -> int:
+    """Exit code of `run`; what a user can do wrong is told in one line."""
+    try:
+        return run() or 0
+    except (HempFileError, CheckpointError) as error:
+        return _complain(error, BROKEN)
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        return _complain(reason, MISUSED)
+    except (ValueError, TypeError) as error:
+        return _complain(error, MISUSED)
+    except MemoryError:
+        return _complain("not enough memory for these tensors", MISUSED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+
+
+def _complain(message: object, code: int) -> int:
+    print("hemp:", " ".join(str(message).split()), file=sys.stderr)
+    return code
+
+
+def _compress(options: argparse.Namespace) -> None:
+    summary = save(
+        options.output,
+        read_checkpoint(options.checkpoint),
+        num_levels=options.num_levels,
+        quantizer=options.quantizer,
+        coder=options.coder,
+        tensors=options.tensors[0] if len(options.tensors) == 1 else options.tensors,
+        order=options.order,
+        scan=options.scan,
+        float_dtype=options.float_dtype,
+    )
+    print("\n".join(_sizes(summary)))
+
+
+def _decompress(options: argparse.Namespace) -> None:
+    state = load(options.file, max_bytes=options.max_bytes)
+    write_checkpoint(state, options.output)
+    print(f"{options.output}: {len(state)} tensors, {os.path.getsize(options.output):,} bytes")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    summary = inspect(
+        options.file, order=options.order, scan=options.scan, max_bytes=options.max_bytes
+    )
+    print("\n".join([*_table(summary), "", *_sizes(summary)]))
+
+
+def _verify(options: argparse.Namespace) -> None:
+    verify(options.file, max_bytes=options.max_bytes)
+    print(f"{options.file}: whole, {os.path.getsize(options.file):,} bytes")
+
+
+def _report(arguments: list[str]) -> int:
+    """Tables and plots from run folders; what they need is only imported here."""
+    try:
+        report = importlib.import_module("hemp_lightning.report")
+    except ModuleNotFoundError as error:
+        return _complain(
+            f"`hemp report` needs the package {error.name!r}; install hemp-lightning[suite]",
+            MISUSED,
+        )
+    return report.main(arguments)
+
+
+def _table(summary: Summary) -> list[str]:
+    """One line a tensor, and one for what belongs to none."""
+    head = ("tensor", "shape", "dtype", "coder", "levels", "entropy", "rate", "bytes", "share")
+    rows: list[tuple[str, ...]] = [head]
+    for tensor in summary.tensors:
+        quantized = tensor.num_levels > 0
+        rows.append(
+            (
+                "".join(c if c.isprintable() else ascii(c)[1:-1] for c in tensor.name),
+                "x".join(map(str, tensor.shape)) or "scalar",
+                tensor.dtype,
+                tensor.coder,
+                str(tensor.num_levels) if quantized else "",
+                f"{tensor.entropy_bits_per_weight:.3f}" if quantized else "",
+                f"{8 * tensor.bytes / max(tensor.num_entries, 1):.3f}",
+                f"{tensor.bytes:,}",
+                f"{tensor.bytes / summary.file_bytes:.1%}",
+            )
+        )
+    rest = summary.file_bytes - sum(tensor.bytes for tensor in summary.tensors)
+    label = "header, directory, checksums"
+    rows.append((label, *[""] * 6, f"{rest:,}", f"{rest / summary.file_bytes:.1%}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        left = [cell.ljust(width) for cell, width in zip(row[:4], widths[:4], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[4:], widths[4:], strict=True)]
+        lines.append("  ".join(left + right))
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def _sizes(summary: Summary) -> list[str]:
+    """The three sizes: what the entropy promises, what the file has, what the floats had."""
+    quantized = sum(
+        tensor.num_entries
+        for tensor in summary.tensors
+        if tensor.num_levels and not tensor.coder.startswith("alias")
+    )
+    estimate = quantized * summary.entropy_bits_per_weight / 8
+    return [
+        f"entropy estimate  {estimate:>13,.0f} bytes  "
+        f"{summary.entropy_bits_per_weight:.3f} bits for each of {quantized:,} quantized weights",
+        f"file              {summary.file_bytes:>13,} bytes  "
+        f"{summary.bits_per_weight:.3f} bits for each of {summary.float_bytes // 4:,} entries",
+        f"float model       {summary.float_bytes:>13,} bytes  "
+        f"{summary.compression_ratio:.1f} times the file",
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hemp", description="Small files for trained networks.")
+    parser.add_argument("--version", action="version", version=f"hemp {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    compress = commands.add_parser("compress", help="quantize and code a checkpoint, untrained")
+    compress.set_defaults(run=_compress)
+    compress.add_argument("checkpoint", metavar="CHECKPOINT", help=".pt, .ckpt or .safetensors")
+    compress.add_argument("-o", "--output", metavar="FILE", required=True, help="the .hemp file")
+    compress.add_argument("--num-levels", type=int, default=16, metavar="N", help="default 16")
+    compress.add_argument("--quantizer", choices=QUANTIZERS, default="lloyd_max")
+    compress.add_argument("--coder", choices=CODERS, default="context")
+    compress.add_argument(
+        "--tensors",
+        nargs="+",
+        default=["weights"],
+        metavar="NAME",
+        help="weights (default: two axes or more), all, or names or patterns with *",
+    )
+    _add_tuples(compress)
+    compress.add_argument(
+        "--float-dtype",
+        choices=FLOAT_DTYPES,
+        default="float16",
+        help="of float32 tensors that are not quantized; float16 (default) only within tolerance",
+    )
+
+    decompress = commands.add_parser("decompress", help="decode a file into a checkpoint")
+    decompress.set_defaults(run=_decompress)
+    decompress.add_argument("file", metavar="FILE")
+    decompress.add_argument(
+        "-o", "--output", metavar="CHECKPOINT", required=True, help=".pt, .ckpt or .safetensors"
+    )
+    _add_max_bytes(decompress)
+
+    look = commands.add_parser("inspect", help="a table of what is in a file")
+    look.set_defaults(run=_inspect)
+    look.add_argument("file", metavar="FILE")
+    _add_tuples(look)
+    _add_max_bytes(look)
+
+    check = commands.add_parser("verify", help="check that a file is whole and decodes")
+    check.set_defaults(run=_verify)
+    check.add_argument("file", metavar="FILE")
+    _add_max_bytes(check)
+
+    commands.add_parser("report", help="tables and plots from run folders", add_help=False)
+    return parser
+
+
+def _add_tuples(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--order", type=int, default=2, metavar="N", help="length of tuples, 2")
+    parser.add_argument("--scan", choices=SCANS, default="row_major", help="order of tuples")
+
+
+def _add_max_bytes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-bytes",
+        type=int,
+        metavar="N",
+        help="most bytes of all tensors; default 256 MiB + 4096 times the file",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
