@@ -16,7 +16,7 @@ from hemp_lightning.checkpoints import CheckpointError, read_checkpoint, write_c
 from hemp_lightning.coding import CODERS
 from hemp_lightning.container import Summary, inspect, load, save, verify
 from hemp_lightning.errors import HempFileError
-from hemp_lightning.layout.encode import FLOAT_DTYPES
+from hemp_lightning.layout.storages import FLOAT_DTYPES
 from hemp_lightning.quantizers import QUANTIZERS
 from hemp_lightning.scans import SCANS
 from hemp_lightning.version import __version__
@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         "--float-dtype",
         choices=FLOAT_DTYPES,
         default="float16",
-        help="of float32 tensors that are not quantized; float16 (default) only within tolerance",
+        help="for float32 tensors that are not quantized; short ones only within tolerance",
     )
 
     decompress = commands.add_parser("decompress", help="decode a file into a checkpoint")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.coding import get_coder
+from hemp_lightning.coding import CODERS, Coder, coder_by_id, get_coder
 from hemp_lightning.coding.integers import (
     BitReader,
     ByteReader,
@@ -19,6 +19,7 @@ from hemp_lightning.layout.storages import INTEGERS, Storage
 
 _AS_IS, _PLANES, _DIFFERENCES = 0, 1, 2
 _MAX_DIFFERENCES = 2**16  # entries; more of them deserve no code that is made for counters
+_MAX_CONTEXT = 2**16  # entries
 _BOUND = 2**59  # of entries in a block of differences
 
 
@@ -66,27 +67,37 @@ def _planes(words: np.ndarray) -> bytes:
     """First bytes of all words, then second bytes and so on, each plane with its own coder."""
     parts = []
     for plane in _little(words).view(np.uint8).reshape(len(words), -1).T:
-        coded = get_coder("tuples", order=1).encode(plane, 256)
-        coded_part = b"\1" + varint(len(coded)) + coded
-        parts.append(min(coded_part, b"\0" + plane.tobytes(), key=len))
+        plane = np.ascontiguousarray(plane)
+        best = bytes([CODERS["raw"].number]) + plane.tobytes()
+        for coder in _plane_coders(len(plane)):
+            coded = coder.encode(plane, 256)
+            head = bytes([CODERS[coder.name].number]) + varint(len(coded))
+            best = min(best, head + coded, key=len)
+        parts.append(best)
     return b"".join(parts)
+
+
+def _plane_coders(size: int) -> list[Coder]:
+    """Coders to try on a plane; in large ones the bytes are not worth the time of the second."""
+    tuples = get_coder("tuples", order=1)
+    return [tuples, get_coder("context")] if size <= _MAX_CONTEXT else [tuples]
 
 
 def _read_planes(reader: ByteReader, count: int, word: int) -> np.ndarray:
     planes = np.empty((count, word), np.uint8)
     for place in range(word):
         start = reader.offset
-        how = reader.byte("coder of a plane")
-        if how > 1:
-            raise HempFileError(None, start, "0 or 1 as the coder of a plane", str(how))
-        if how == 0:
+        number = reader.byte("coder of a plane")
+        if number == CODERS["raw"].number:
             planes[:, place] = np.frombuffer(reader.take(count, "a plane"), np.uint8)
             continue
+        if number not in (CODERS["tuples"].number, CODERS["context"].number):
+            raise HempFileError(None, start, "coder 0, 1 or 2 of a plane", str(number))
         size = reader.varint("size of a plane")
         start = reader.offset
         coded = reader.take(size, "a plane")
         with located(start):
-            planes[:, place] = get_coder("tuples").decode(coded, (count,), 256)
+            planes[:, place] = coder_by_id(number).decode(coded, (count,), 256)
     return planes.view(f"<u{word}").reshape(count).astype(f"u{word}", copy=False)
 
 

@@ -13,10 +13,9 @@ from hemp_lightning.coding.base import Coder, index_dtype
 from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.layout.levels import needs_wide
 from hemp_lightning.layout.sections import Content
-from hemp_lightning.layout.storages import EXACT, HALF, fits_half, to_words
+from hemp_lightning.layout.storages import EXACT, FLOAT_DTYPES, fits, to_words
 from hemp_lightning.quantizers import Codebook
 
-FLOAT_DTYPES = ("float16", "float32")
 _CHUNK = 2**22  # weights that are assigned to levels at a time
 
 
@@ -86,10 +85,11 @@ def encode_quantized(
 
 
 def encode_plain(name: str, tensor: Tensor, options: Options) -> Content:
-    """Content of a tensor (on the CPU) that is stored as it is, or as float16 within tolerance."""
+    """Content of a tensor (on the CPU) that is stored as it is, or shorter within tolerance."""
     storage = EXACT[tensor.dtype]
-    if tensor.dtype == torch.float32 and options.float_dtype == "float16" and fits_half(tensor):
-        storage = HALF
+    shorter = FLOAT_DTYPES[options.float_dtype]
+    if tensor.dtype == torch.float32 and fits(tensor, shorter):
+        storage = shorter
     record = Record(name, PLAIN, tuple(tensor.shape), storage, section=0)
     return Content(record, to_words(tensor, storage))
 

@@ -52,15 +52,19 @@ _EXACT = (
     (18, torch.float8_e5m2, 1),
 )
 
-FLOAT32 = Storage(0, torch.float32, torch.float32, 4)
 HALF = Storage(1, torch.float32, torch.float16, 2)
-"""float32 held as float16, where `fits_half` allows it."""
+BRAIN = Storage(19, torch.float32, torch.bfloat16, 2)
 
-STORAGES = {n: Storage(n, dtype, dtype, word) for n, dtype, word in _EXACT} | {1: HALF}
-"""Storages by number."""
-
-EXACT = {s.dtype: s for s in STORAGES.values() if s is not HALF}
+EXACT = {dtype: Storage(number, dtype, dtype, word) for number, dtype, word in _EXACT}
 """The storage that holds a dtype exactly."""
+
+FLOAT32 = EXACT[torch.float32]
+
+FLOAT_DTYPES = {"float16": HALF, "bfloat16": BRAIN, "float32": FLOAT32}
+"""How float32 tensors may be held, by the name of the option."""
+
+STORAGES = {storage.number: storage for storage in (*EXACT.values(), HALF, BRAIN)}
+"""Storages by number."""
 
 QUANTIZABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Dtypes of tensors that can be quantized."""
@@ -69,23 +73,24 @@ INTEGERS = tuple(d for d in EXACT if not (d.is_floating_point or d.is_complex or
 """Integer dtypes."""
 
 
-def fits_half(tensor: Tensor) -> bool:
-    """Whether float16 holds a float32 tensor within the tolerance of the format.
+def fits(tensor: Tensor, storage: Storage) -> bool:
+    """Whether a storage holds a float32 tensor within the tolerance of the format.
 
-    Each entry may move by `2^-11` of itself, which rounding to float16 keeps in its normal range,
+    Each entry may move by a unit of rounding of itself, `2^-11` in float16 and `2^-9` in bfloat16,
     or by `2^-22` of the largest entry, whichever is more; and no finite entry may become infinite.
 
     Example:
-        >>> fits_half(torch.tensor([1.0, 1e-9])), fits_half(torch.tensor([1e-9, 1e-6]))
+        >>> fits(torch.tensor([1.0, 1e-9]), HALF), fits(torch.tensor([1e-9, 1e-6]), HALF)
         (True, False)
-        >>> fits_half(torch.tensor([70_000.0]))
-        False
+        >>> fits(torch.tensor([70_000.0]), HALF), fits(torch.tensor([70_000.0]), BRAIN)
+        (False, True)
     """
     exact = torch.where(torch.isfinite(tensor), tensor, 0.0)
-    error = (exact.half().float() - exact).abs()
-    size = exact.abs_()
+    error = (exact.to(storage.held).float() - exact).abs()
+    size = exact.abs()
     largest = size.max() if size.numel() else size.new_zeros(())
-    return bool((error <= torch.maximum(size * 2.0**-11, largest * 2.0**-22)).all())
+    unit = torch.finfo(storage.held).eps / 2
+    return bool((error <= torch.maximum(size * unit, largest * 2.0**-22)).all())
 
 
 def to_words(tensor: Tensor, storage: Storage) -> np.ndarray:
