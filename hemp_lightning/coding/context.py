@@ -15,13 +15,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from hemp_lightning.coding import context_kernel as kernel
+from hemp_lightning.coding import context_range as coding
 from hemp_lightning.coding.base import (
     check_indices,
     index_dtype,
     is_trivial,
     trivial_indices,
 )
+from hemp_lightning.coding.context_kernel import code_indices
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.scans import SCANS, scan_axes
 
@@ -29,6 +30,7 @@ _OPTION_ONE = 8192  # of 65,536: an option that is not the usual one costs 3 bit
 _SCALE_ONE = 24_576
 _MAX_SCALE = 15
 _MAX_UNARY = 40  # largest magnitude that may be coded in unary
+_SPARSE = 0.1  # mean magnitude
 _NO_BYTES = np.zeros(0, np.uint8)
 _NO_FLOATS = np.zeros(0, np.float64)
 
@@ -93,19 +95,18 @@ class ContextCoder:
         if is_trivial(shape, num_levels):
             return trivial_indices(data, shape, num_levels)
         buffer = np.array(bytearray(data), np.uint8)
-        state = np.array([0, kernel.TOP, 6, 0], np.int64)
-        state[3] = int.from_bytes(data[:6].ljust(6, b"\0"), "big")
-        options = _code_options(kernel.DECODE, state, buffer, num_levels, len(shape), _Options())
+        state = coding.start_decoder(buffer)
+        options = _code_options(coding.DECODE, state, buffer, num_levels, len(shape), _Options())
         if options.plain:
             values = np.zeros(math.prod(shape), np.int32)
-            kernel.code_uniform(kernel.DECODE, state, buffer, values, num_levels)
+            coding.code_uniform(coding.DECODE, state, buffer, values, num_levels)
             indices = values.astype(index_dtype(num_levels)).reshape(shape)
         else:
             axes = scan_axes(options.scan, len(shape))
             dims = _dims(tuple(shape[axis] for axis in axes))
             values = np.zeros(math.prod(shape), np.int32)
-            kernel.code_indices(
-                kernel.DECODE, state, buffer, values, _NO_FLOATS, _NO_FLOATS,
+            code_indices(
+                coding.DECODE, state, buffer, values, _NO_FLOATS, _NO_FLOATS,
                 dims, _model(options, num_levels),
             )  # fmt: skip
             indices = _from_differences(values, options, num_levels)
@@ -141,8 +142,8 @@ class ContextCoder:
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
         cost = np.zeros(indices.size)
-        kernel.code_indices(
-            kernel.MEASURE, np.array([0, kernel.TOP, 0, 0], np.int64), _NO_BYTES,
+        code_indices(
+            coding.MEASURE, coding.start_encoder(), _NO_BYTES,
             _differences(turned, options, num_levels), cost, _log2_table(),
             _dims(turned.shape), _model(options, num_levels),
         )  # fmt: skip
@@ -205,37 +206,19 @@ def _encode(indices: np.ndarray, num_levels: int, options: _Options) -> bytes:
     size = 8192 + indices.size * num_levels.bit_length() // 8
     while True:
         buffer = np.zeros(size, np.uint8)
-        state = np.array([0, kernel.TOP, 0, 0], np.int64)
-        _code_options(kernel.ENCODE, state, buffer, num_levels, indices.ndim, options)
+        state = coding.start_encoder()
+        _code_options(coding.ENCODE, state, buffer, num_levels, indices.ndim, options)
         if options.plain:
             values = indices.reshape(-1).astype(np.int32)
-            fits = kernel.code_uniform(kernel.ENCODE, state, buffer, values, num_levels)
+            fits = coding.code_uniform(coding.ENCODE, state, buffer, values, num_levels)
         else:
-            fits = kernel.code_indices(
-                kernel.ENCODE, state, buffer, _differences(turned, options, num_levels),
+            fits = code_indices(
+                coding.ENCODE, state, buffer, _differences(turned, options, num_levels),
                 _NO_FLOATS, _NO_FLOATS, _dims(turned.shape), _model(options, num_levels),
             )  # fmt: skip
         if fits:
-            return _finish(state, buffer)
+            return coding.finish(state, buffer)
         size *= 2
-
-
-def _finish(state: np.ndarray, buffer: np.ndarray) -> bytes:
-    """The shortest bytes that, with zeros behind them, lie in the range."""
-    low, width, position = int(state[0]), int(state[1]), int(state[2])
-    for size in range(7):
-        unit = 1 << (48 - 8 * size)
-        end = -(-low // unit) * unit
-        if end < low + width:
-            break
-    if end >= kernel.TOP:  # carry
-        end -= kernel.TOP
-        i = position - 1
-        while buffer[i] == 255:
-            buffer[i] = 0
-            i -= 1
-        buffer[i] += 1
-    return (buffer[:position].tobytes() + end.to_bytes(6, "big")).rstrip(b"\0")
 
 
 def _code_options(
@@ -244,7 +227,7 @@ def _code_options(
     """Write the options, or read them: the ones that were coded."""
 
     def flag(value: bool, one: int = _OPTION_ONE) -> bool:
-        return bool(kernel.code_bit(mode, state, buffer, one, int(value)))
+        return bool(coding.code_bit(mode, state, buffer, one, int(value)))
 
     options = replace(options, plain=flag(options.plain))
     if options.plain:
@@ -254,7 +237,7 @@ def _code_options(
         usual = num_levels // 2
         centre = np.array([options.centre], np.int32)
         if flag(options.centre != usual):
-            kernel.code_uniform(mode, state, buffer, centre, num_levels)
+            coding.code_uniform(mode, state, buffer, centre, num_levels)
         else:
             centre[0] = usual
         options = replace(options, centre=int(centre[0]))
@@ -262,7 +245,8 @@ def _code_options(
         options = replace(options, binary=True)
     else:
         options = replace(options, binary=flag(options.binary))
-    options = replace(options, flags=flag(options.flags) and not options.half)
+    if not options.half:
+        options = replace(options, flags=flag(options.flags))
     if ndim >= 2:
         scan = SCANS.index(options.scan)
         scan = 2 * flag(bool(scan & 2)) + flag(bool(scan & 1))
@@ -296,10 +280,17 @@ def _choose(indices: np.ndarray, num_levels: int) -> _Options:
         return options
     part = _part(indices, mean)
     sizes = {}
-    for scan in SCANS if indices.ndim > 2 else ("row_major", "output"):
+    for scan in _scans(indices.ndim, mean):
         sizes[scan] = len(_encode(part, num_levels, replace(options, scan=scan)))
     options = replace(options, scan=min(sizes, key=lambda scan: sizes[scan]))
     return replace(options, flags=not options.half and _silent_rows(indices, options) > 0.05)
+
+
+def _scans(ndim: int, mean: float) -> tuple[str, ...]:
+    """The scans that are worth a trial; sparse tensors are quick to code and gain the most."""
+    if ndim == 2:
+        return "row_major", "output"
+    return SCANS if mean < _SPARSE else ("row_major", "kernel")
 
 
 def _silent_rows(indices: np.ndarray, options: _Options) -> float:
@@ -309,7 +300,7 @@ def _silent_rows(indices: np.ndarray, options: _Options) -> float:
 
 def _part(indices: np.ndarray, mean: float) -> np.ndarray:
     """A corner of the tensor, large enough to compare scans on."""
-    wanted = max(indices.size // (4 if mean < 0.1 else 16), 4096)
+    wanted = max(indices.size // (4 if mean < _SPARSE else 24), 2048)
     share = math.sqrt(min(wanted / indices.size, 1.0))
     rows = max(math.ceil(indices.shape[0] * share), min(indices.shape[0], 8))
     columns = max(math.ceil(indices.shape[1] * share), min(indices.shape[1], 8))

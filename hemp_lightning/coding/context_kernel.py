@@ -1,14 +1,12 @@
-"""The compiled loop of the context coder: its model of indices and its range coder.
+"""The compiled loop of the context coder.
 
-Everything here is integer arithmetic on 64-bit (tables: 32- and 16-bit) integers, so every machine
-makes the same bytes. `>>` is an arithmetic shift (rounds towards minus infinity) and `//` is only
-applied to integers from 0 on. FORMAT.md says the same in words.
+An index becomes a few binary decisions. Each is predicted by `NUM_INPUTS` counters, one for each
+context; their probabilities go through `stretch`, ln(p / (1 - p)), a mixer adds them with learned
+weights, `squash` turns the sum back into a probability, and one more table corrects it (the
+logistic mixing of PAQ and lpaq, M. Mahoney 2005 to 2007). Encoding, decoding and measuring are the
+same code: `mode` says where the bits come from.
 
-An index becomes a few binary decisions. Each decision is predicted by `NUM_INPUTS` counters, one
-for each context; their probabilities go through `stretch`, ln(p / (1 - p)), a mixer adds them with
-learned weights, `squash` turns the sum back into a probability, and one more table corrects it
-(the logistic mixing of PAQ and lpaq, M. Mahoney 2005-2007). Encoding, decoding and measuring are
-the same code: `mode` says where the bit comes from.
+Only integers decide: 64-bit, in tables 32- and 16-bit; `>>` rounds towards minus infinity.
 """
 
 from __future__ import annotations
@@ -16,163 +14,41 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-DECODE, ENCODE, MEASURE = 0, 1, 2
+from hemp_lightning.coding.context_range import DECODE, ENCODE, HALF, MARGIN, MEASURE, code_bit
+from hemp_lightning.coding.context_tables import (
+    FRESH,
+    PACE,
+    SQUASH,
+    STRETCH,
+    STRETCH_MAX,
+    WEIGHT_START,
+    class_of,
+    inherit,
+    learn,
+    log_class,
+)
+
 NUM_INPUTS = 8
-TOP = 1 << 48  # the range coder's range lies in [BOTTOM, TOP]
-BOTTOM = 1 << 40
-STRETCH_MAX = 3071  # 12 in units of 1/256
-COUNT_LIMIT = 1020  # a counter's rate never falls below 1 / (COUNT_LIMIT + 1.5)
-FRESH = np.uint32((1 << 31) | 1)  # probability one half, seen once
-WEIGHT_START = 10_000  # of 65,536
-MIXED_BITS = 5  # of a binary magnitude; the bits below are predicted by order 0 alone
-LOW_NODES = 1024  # prefixes of the magnitude that have a counter for their next low bit
-LINE_NODES = 8  # nodes with a counter for each row and each column
-MIN_LINE = 8  # shortest row and column that have counters of their own
+MIXED_DIGITS = 5  # of a binary magnitude; the digits below are predicted by order 0 alone
+LOW_NODES = 1024  # prefixes of the magnitude that have a counter for their next low digit
+LINE_NODES = 8  # nodes that have a counter for each row and each column
+MIN_LINE = 8  # rows and columns shorter than this have none of their own
 APM_STEPS = 33
 MAX_KERNEL = 64
 TUPLE_CYCLE = 12  # the least common multiple of tuple lengths 1, 2, 3, 4 and 6
 
 
-def _make_squash() -> np.ndarray:
-    """`squash[x + STRETCH_MAX]` = 65536 / (1 + e^(-x / 256)), rounded down, in [1, 65535]; int32.
-
-    Negative `x` mirror positive ones. e^(-1/256) is summed to 160 bits in integers, so that the
-    table does not depend on a mathematical library.
-    """
-    one = 1 << 160
-    term, step, k = one, 0, 0
-    while term:
-        step += -term if k % 2 else term
-        k += 1
-        term //= 256 * k
-    table = np.zeros(2 * STRETCH_MAX + 1, np.int32)
-    power = one
-    for x in range(STRETCH_MAX + 1):
-        value = min((one << 16) // (one + power), 65535)
-        table[STRETCH_MAX + x] = value
-        table[STRETCH_MAX - x] = 65536 - value
-        power = (power * step) >> 160
-    return table
-
-
-SQUASH = _make_squash()
-# The largest x with squash(x) <= p, for p in 0..65535; -STRETCH_MAX for p = 0. int16.
-STRETCH = np.maximum(
-    np.searchsorted(SQUASH, np.arange(65536), side="right") - 1 - STRETCH_MAX, -STRETCH_MAX
-).astype(np.int16)
-# 65536 / (n + 1.5), rounded down.
-RATE = np.array([131072 // (2 * n + 3) for n in range(COUNT_LIMIT + 1)], np.int64)
-
-
-@njit(cache=True)
-def put(state, buffer, low_part, bit):
-    """Encode `bit`; a 0 takes `low_part` of the range. state: low, range, position, code."""
-    if bit:
-        state[0] += low_part
-        state[1] -= low_part
-    else:
-        state[1] = low_part
-    if state[0] >= TOP:  # carry
-        state[0] -= TOP
-        i = state[2] - 1
-        while buffer[i] == 255:
-            buffer[i] = 0
-            i -= 1
-        buffer[i] += 1
-    while state[1] < BOTTOM:
-        buffer[state[2]] = state[0] >> 40
-        state[2] += 1
-        state[0] = (state[0] & (BOTTOM - 1)) << 8
-        state[1] <<= 8
-
-
-@njit(cache=True)
-def get(state, buffer, low_part):
-    """Decode a bit; beyond the end of `buffer` there are zeros."""
-    bit = 0
-    if state[3] >= low_part:
-        bit = 1
-        state[3] -= low_part
-        state[1] -= low_part
-    else:
-        state[1] = low_part
-    while state[1] < BOTTOM:
-        byte = 0
-        if state[2] < len(buffer):
-            byte = np.int64(buffer[state[2]])
-        state[2] += 1
-        state[3] = (state[3] << 8) | byte
-        state[1] <<= 8
-    return bit
-
-
-@njit(cache=True)
-def code_bit(mode, state, buffer, one, bit):
-    """Code one bit whose probability of being 1 is `one` / 65536; returns it."""
-    low_part = (state[1] >> 16) * (65536 - one)
-    if mode == DECODE:
-        return get(state, buffer, low_part)
-    if mode == ENCODE:
-        put(state, buffer, low_part, bit)
-    return bit
-
-
-@njit(cache=True)
-def code_uniform(mode, state, buffer, values, size):
-    """Code integers below `size` that are all equally likely, by halving the interval."""
-    for t in range(len(values)):
-        low, high = 0, size
-        while high - low > 1:
-            middle = (low + high) >> 1
-            one = ((high - middle) << 16) // (high - low)
-            if code_bit(mode, state, buffer, one, 1 if values[t] >= middle else 0):
-                low = middle
-            else:
-                high = middle
-            if mode == ENCODE and state[2] + 16 > len(buffer):
-                return False
-        values[t] = low
-    return True
-
-
-@njit(cache=True)
-def learn(counter, bit):
-    """A counter, probability of a 1 (22 bits) and number of bits seen (10 bits), after `bit`."""
-    count = np.int64(counter & np.uint32(1023))
-    one = np.int64(counter >> np.uint32(10))
-    if bit:
-        one += ((4194303 - one) * RATE[count]) >> 16
-    else:
-        one -= (one * RATE[count]) >> 16
-    if count < COUNT_LIMIT:
-        count += 1
-    return np.uint32((one << 10) | count)
-
-
-@njit(cache=True)
-def class_of(value, scale):
-    """A signed difference in one of five classes, 2 for small ones."""
-    size = abs(value)
-    if 2 * size < scale:
-        return 2
-    if size < 2 * scale:
-        return 3 if value > 0 else 1
-    return 4 if value > 0 else 0
-
-
-@njit(cache=True)
-def log_class(size):
-    """A magnitude from 0 on in one of 48 classes, four an octave."""
-    if size < 8:
-        return size
-    octave = 0
-    while (size >> octave) >= 8:
-        octave += 1
-    return min(4 + 4 * octave + (size >> octave) - 4, 47)
-
-
-@njit(cache=True)
-def code_indices(mode, state, buffer, values, cost, log2, dims, model):
+@njit(cache=True, nogil=True)
+def code_indices(
+    mode: int,
+    state: np.ndarray,
+    buffer: np.ndarray,
+    values: np.ndarray,
+    cost: np.ndarray,
+    log2: np.ndarray,
+    dims: np.ndarray,
+    model: np.ndarray,
+) -> bool:
     """Code the differences of all indices from the centre.
 
     Args:
@@ -196,7 +72,7 @@ def code_indices(mode, state, buffer, values, cost, log2, dims, model):
     digits = 0
     while (1 << digits) < max(below, above):
         digits += 1
-    mixed = min(digits, MIXED_BITS)
+    mixed = min(digits, MIXED_DIGITS)
     nodes = 2 + 2 * ((1 << mixed) if binary else max(below, above))
     has_rows = row >= MIN_LINE
     has_columns = rows >= MIN_LINE
@@ -220,17 +96,20 @@ def code_indices(mode, state, buffer, values, cost, log2, dims, model):
             size = LINE_NODES * (rows if has_rows else 1)
         start[i + 1] = start[i] + size
     table = np.zeros(start[NUM_INPUTS], np.uint32)
-    weights = np.full((nodes, NUM_INPUTS), WEIGHT_START, np.int64)
+    weights = np.zeros((nodes, NUM_INPUTS), np.int64)
+    for i in range(nodes):
+        weights[i] = WEIGHT_START[min(i, 2)]
     uses = np.zeros(nodes, np.int64)
-    apm = np.zeros((nodes, APM_STEPS), np.int64)
+    apm = np.zeros((nodes, APM_STEPS), np.int64)  # probabilities of 22 bits
     for i in range(nodes):
         for j in range(APM_STEPS):
             apm[i, j] = np.int64(SQUASH[(j - 16) * 128 + STRETCH_MAX]) << 6
     low_table = np.full(LOW_NODES, FRESH, np.uint32)
     silence = np.full(2, FRESH, np.uint32)
     base = np.zeros(NUM_INPUTS, np.int64)
-    slots = np.zeros(NUM_INPUTS, np.int64)
+    slots = np.zeros(NUM_INPUTS, np.uint64)
     inputs = np.zeros(NUM_INPUTS, np.int64)
+    found = np.zeros(NUM_INPUTS, np.uint32)
     pad = 2 * row + last + 8
     past = np.zeros(rows * row + pad, np.int32)  # the differences, behind a border of zeros
 
@@ -256,7 +135,7 @@ def code_indices(mode, state, buffer, values, cost, log2, dims, model):
                 t += row
                 continue
         for c in range(row):
-            if mode == ENCODE and state[2] + 4096 > len(buffer):
+            if mode == ENCODE and state[2] + MARGIN > len(buffer):
                 return False
             k = c % inner
             u = t + pad
@@ -267,17 +146,17 @@ def code_indices(mode, state, buffer, values, cost, log2, dims, model):
                 over_next = past[u - last + 1] if k >= last else np.int32(0)
                 before = past[u - inner]
                 near = 2 * abs(left) + abs(left2) + 2 * abs(over)
-                base[3] = (
-                    class_of(left, scale) * 5 + class_of(over, scale)
-                ) * 5 + class_of(before, scale)
-                base[4] = (
-                    class_of(up, scale) * 5 + class_of(before, scale)
-                ) * 5 + class_of(over_next, scale)
+                base[3] = (class_of(left, scale) * 5 + class_of(over, scale)) * 5 + class_of(
+                    before, scale
+                )
+                base[4] = (class_of(up, scale) * 5 + class_of(before, scale)) * 5 + class_of(
+                    over_next, scale
+                )
             else:
                 near = 2 * abs(left) + abs(left2) + abs(past[u - 3])
-                base[3] = (
-                    class_of(left, scale) * 5 + class_of(up, scale)
-                ) * 5 + class_of(left2, scale)
+                base[3] = (class_of(left, scale) * 5 + class_of(up, scale)) * 5 + class_of(
+                    left2, scale
+                )
                 base[4] = (
                     class_of(up, scale) * 5 + class_of(past[u - 2 * row], scale)
                 ) * 5 + class_of(past[u - row + 1], scale)
@@ -323,7 +202,7 @@ def code_indices(mode, state, buffer, values, cost, log2, dims, model):
                             break
                         bit = ((magnitude - 1) >> (left_digits - 1)) & 1
                         if digits - left_digits >= mixed:
-                            one = np.int64(32768)
+                            one = np.int64(HALF)
                             if size < LOW_NODES:
                                 one = np.int64(low_table[size] >> np.uint32(16))
                                 one = min(max(one, 1), 65535)
@@ -351,18 +230,15 @@ def code_indices(mode, state, buffer, values, cost, log2, dims, model):
                         counter = (table[slot - 2] & np.uint32(0xFFFFFC00)) | np.uint32(1)
                     table[slot] = counter
                 parent = np.int64(counter >> np.uint32(10))
-                rare = min(parent, 4194304 - parent)
-                fresh = np.uint32(
-                    (parent << 10) | min(max((1 << 18) // (rare + 1), 1), 255)
-                )
                 dot = np.int64(0)
                 for i in range(NUM_INPUTS):
-                    slot = base[i] + (node if i < 6 else min(node, LINE_NODES - 1))
+                    slot = np.uint64(base[i] + (node if i < 6 else min(node, LINE_NODES - 1)))
                     counter = table[slot]
                     if counter == 0:
-                        counter = fresh
+                        counter = inherit(parent)
                         table[slot] = counter
                     slots[i] = slot
+                    found[i] = counter
                     inputs[i] = STRETCH[counter >> np.uint32(16)]
                     dot += inputs[i] * weights[node, i]
                 mix = min(max(dot >> 16, -STRETCH_MAX), STRETCH_MAX)
@@ -380,11 +256,11 @@ def code_indices(mode, state, buffer, values, cost, log2, dims, model):
                 if part >= 64:
                     step += 1
                 apm[node, step] += ((bit << 22) - apm[node, step]) >> 6
-                error = ((bit << 16) - mixed_one) * (5 + 1000 // (uses[node] + 50))
-                uses[node] += 1
+                error = ((bit << 16) - mixed_one) * PACE[uses[node]]
+                uses[node] = min(uses[node] + 1, len(PACE) - 1)
                 for i in range(NUM_INPUTS):
                     weights[node, i] += (inputs[i] * error + 131072) >> 18
-                    table[slots[i]] = learn(table[slots[i]], bit)
+                    table[slots[i]] = learn(found[i], bit)
 
                 # The next decision.
                 if phase == 0:
