@@ -150,7 +150,7 @@ class HEMPCallback(Callback):
         self.summary: Summary | None = None
         self._parameters: dict[str, nn.Parameter] = {}
         self._real: list[Tensor] | None = None  # real-valued weights while quantized ones stand in
-        self._last_refit = -1
+        self._last_refit = self._last_refit_epoch = -1
         self._batch_fraction = 0.0
         self._in_batch = False
 
@@ -170,7 +170,9 @@ class HEMPCallback(Callback):
         since = trainer.current_epoch - self.start_epoch
         if epoch_start:
             every = self.refit_every_n_epochs
-            return since >= 0 and (not self.codebooks or bool(every and since % every == 0))
+            # A run resumed at the very end of an epoch starts that epoch once more.
+            new = trainer.current_epoch != self._last_refit_epoch
+            return since >= 0 and (not self.codebooks or bool(every and since % every == 0 and new))
         every = self.refit_every_n_steps
         return (
             self.is_active(trainer)
@@ -292,13 +294,14 @@ class HEMPCallback(Callback):
             checkpoint["state_dict"][prefix + name] = real.clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """Codebooks and the step of the last refit."""
+        """Codebooks, and step and epoch of the last refit."""
         return {
             "codebooks": {
                 name: {"levels": book.levels.cpu(), "thresholds": book.thresholds.cpu()}
                 for name, book in self.codebooks.items()
             },
             "last_refit": self._last_refit,
+            "last_refit_epoch": self._last_refit_epoch,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -308,6 +311,7 @@ class HEMPCallback(Callback):
             for name, entry in state_dict["codebooks"].items()
         }
         self._last_refit = state_dict["last_refit"]
+        self._last_refit_epoch = state_dict["last_refit_epoch"]
 
     # How it is done.
 
@@ -331,11 +335,11 @@ class HEMPCallback(Callback):
             except ValueError as error:
                 raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
             self.codebooks[name] = codebook.half_precision().to(parameter.device)
+        self._last_refit = trainer.global_step
+        self._last_refit_epoch = trainer.current_epoch
         if trainer.world_size > 1:
             # every process fits the same weights; this holds even where their libraries differ
-            state = trainer.strategy.broadcast(self.state_dict())
-            self.load_state_dict(state)
-        self._last_refit = trainer.global_step
+            self.load_state_dict(trainer.strategy.broadcast(self.state_dict()))
 
     @torch.no_grad()
     def _quantize(self) -> None:
