@@ -31,6 +31,7 @@ _SCALE_ONE = 24_576
 _MAX_SCALE = 15
 _MAX_UNARY = 40  # largest magnitude that may be coded in unary
 _SPARSE = 0.1  # mean magnitude
+_SMALL = 4096  # up to this size a choice is made by trying
 _NO_BYTES = np.zeros(0, np.uint8)
 _NO_FLOATS = np.zeros(0, np.float64)
 
@@ -73,7 +74,7 @@ class ContextCoder:
         >>> indices[5, ::7] = 2
         >>> data = ContextCoder().encode(indices, num_levels=3)
         >>> len(data), bool((ContextCoder().decode(data, (64, 64), 3) == indices).all())
-        (13, True)
+        (9, True)
     """
 
     name: ClassVar[str] = "context"
@@ -111,7 +112,7 @@ class ContextCoder:
             )  # fmt: skip
             indices = _from_differences(values, options, num_levels)
             indices = indices.reshape([shape[axis] for axis in axes])
-            indices = np.ascontiguousarray(indices.transpose(np.argsort(axes)))
+            indices = indices.transpose(np.argsort(axes)).copy()
         if len(data) > int(state[2]):
             raise HempFileError(
                 None, int(state[2]), "the end of the payload", f"{len(data) - int(state[2])} bytes"
@@ -263,11 +264,7 @@ def _choose(indices: np.ndarray, num_levels: int) -> _Options:
     centre = int(counts.argmax())
     if counts[num_levels // 2] == counts[centre]:
         centre = num_levels // 2
-    middle = num_levels // 2
-    beside = int(counts[max(centre - 1, 0) : centre + 2].sum() - counts[centre])
-    balance = 2 * int(counts[:middle].sum()) / indices.size
-    half = 5 * beside > 8 * int(counts[centre]) and 0.9 < balance < 1.1
-    options = _Options(half=half, centre=centre)
+    options = _Options(half=_has_no_centre(counts), centre=centre)
     below, above = options.sides(num_levels)
     positions = np.arange(num_levels)
     mean = float((counts * np.abs(positions - centre)).sum()) / indices.size
@@ -283,7 +280,24 @@ def _choose(indices: np.ndarray, num_levels: int) -> _Options:
     for scan in _scans(indices.ndim, mean):
         sizes[scan] = len(_encode(part, num_levels, replace(options, scan=scan)))
     options = replace(options, scan=min(sizes, key=lambda scan: sizes[scan]))
-    return replace(options, flags=not options.half and _silent_rows(indices, options) > 0.05)
+    if options.half or _silent_rows(indices, options) < 0.05:
+        return options
+    flags = replace(options, flags=True)
+    if indices.size > _SMALL:
+        return flags
+    return min(options, flags, key=lambda choice: len(_encode(indices, num_levels, choice)))
+
+
+def _has_no_centre(counts: np.ndarray) -> bool:
+    """Whether the indices peak, evenly, at the two middle levels."""
+    middle = len(counts) // 2
+    if len(counts) < 4:
+        return False
+    lower, upper = int(counts[middle - 1]), int(counts[middle])
+    beside = int(counts[middle - 2] + counts[middle + 1])
+    below = int(counts[:middle].sum()) / int(counts.sum())
+    even = 4 * lower < 5 * upper and 4 * upper < 5 * lower and 0.45 < below < 0.55
+    return even and 5 * (lower + upper) > 6 * beside
 
 
 def _scans(ndim: int, mean: float) -> tuple[str, ...]:

@@ -1,0 +1,223 @@
+"""A slow decoder of the context coder's payloads, written from FORMAT.md in plain Python."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, localcontext
+from itertools import product
+
+SCANS = ("row_major", "kernel", "input", "output")
+with localcontext() as context:
+    context.prec = 60
+    _UPPER = [int(65536 / (1 + (Decimal(-x) / 256).exp())) for x in range(3072)]
+SQUASH = {x: min(p, 65535) for x, p in enumerate(_UPPER)}
+SQUASH |= {-x: 65536 - p for x, p in list(SQUASH.items())}
+STRETCH = []
+_x = -3071
+for _p in range(65536):
+    while _x < 3071 and SQUASH[_x + 1] <= _p:
+        _x += 1
+    STRETCH.append(_x)
+START = (
+    (0, 18000, 9000, 14000, 5000, 9000, 19000, 8000),
+    (0, 0, 0, 32000, 13000, 25000, 6000, 0),
+    (3000, 13000, 10000, 14000, 5000, 10000, 9000, 7000),
+)
+
+
+class Bits:
+    """The range decoder."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.next, self.range = data, 6, 1 << 48
+        self.code = int.from_bytes(data[:6].ljust(6, b"\0"), "big")
+
+    def bit(self, one: int) -> int:
+        zero = (self.range >> 16) * (65536 - one)
+        bit = int(self.code >= zero)
+        self.code -= zero * bit
+        self.range = self.range - zero if bit else zero
+        while self.range < 1 << 40:
+            byte = self.data[self.next] if self.next < len(self.data) else 0
+            self.code, self.range, self.next = self.code << 8 | byte, self.range << 8, self.next + 1
+        return bit
+
+    def uniform(self, size: int) -> int:
+        low, high = 0, size
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.bit((high - middle) * 65536 // (high - low)):
+                low = middle
+            else:
+                high = middle
+        return low
+
+
+class Counter:
+    def __init__(self, one: int = 1 << 21, count: int = 1) -> None:
+        self.one, self.count = one, count
+
+    def learn(self, bit: int) -> None:
+        rate = 131072 // (2 * self.count + 3)
+        self.one += ((bit * 4194303 - self.one) * rate) >> 16
+        self.count = min(self.count + 1, 1020)
+
+
+class Mixer:
+    """Counters by context, weights and correction by node; decodes one decision."""
+
+    def __init__(self, bits: Bits) -> None:
+        self.bits, self.counters, self.low, self.silence = bits, {}, {}, {}
+        self.weights, self.uses, self.apm = {}, {}, {}
+
+    def plain(self, table: dict, key: int) -> int:
+        counter = table.setdefault(key, Counter())
+        bit = self.bits.bit(min(max(counter.one >> 6, 1), 65535))
+        counter.learn(bit)
+        return bit
+
+    def decide(self, node: int, contexts: list, inherit_unary: bool) -> int:
+        order0 = (0, 0, node)
+        if order0 not in self.counters:
+            below = self.counters[0, 0, node - 2].one if inherit_unary else 1 << 21
+            self.counters[order0] = Counter(below)
+        parent = self.counters[order0].one
+        found = []
+        for i, c in enumerate(contexts):
+            key = (i, c, min(node, 7) if i > 5 else node)
+            if key not in self.counters:
+                rare = min(parent, 4194304 - parent)
+                count = min(max((1 << 18) // (rare + 1), 1), 255)
+                self.counters[key] = Counter(parent, count)
+            found.append(self.counters[key])
+        inputs = [STRETCH[c.one >> 6] for c in found]
+        weights = self.weights.setdefault(node, list(START[min(node, 2)]))
+        dot = sum(w * x for w, x in zip(weights, inputs, strict=True)) >> 16
+        mix = min(max(dot, -3071), 3071)
+        place = min(max(mix, -2047), 2047) + 2048
+        step, part = place // 128, place % 128
+        apm = self.apm.setdefault(
+            node, [SQUASH[min(max((j - 16) * 128, -3071), 3071)] << 6 for j in range(33)]
+        )
+        corrected = (apm[step] * (128 - part) + apm[step + 1] * part) >> 13
+        bit = self.bits.bit(min(max((3 * SQUASH[mix] + corrected) >> 2, 1), 65535))
+        step += part >= 64
+        apm[step] += ((bit << 22) - apm[step]) >> 6
+        uses = self.uses.get(node, 0)
+        error = ((bit << 16) - SQUASH[mix]) * (5 + 500 // (uses + 50))
+        self.uses[node] = min(uses + 1, 500)
+        for i, x in enumerate(inputs):
+            weights[i] += (x * error + 131072) >> 18
+            found[i].learn(bit)
+        return bit
+
+
+def decode(data: bytes, shape: tuple[int, ...], num_levels: int) -> list[int]:
+    """The indices in row-major order."""
+    bits = Bits(data)
+    count = math.prod(shape)
+    if bits.bit(8192):
+        return [bits.uniform(num_levels) for _ in range(count)]
+    half, middle = bits.bit(8192), num_levels // 2
+    below, above, centre = middle, num_levels - middle, middle
+    if not half:
+        centre = bits.uniform(num_levels) if bits.bit(8192) else middle
+        below, above = centre, num_levels - 1 - centre
+    binary = 1 if max(below, above) > 40 else bits.bit(8192)
+    flags = 0 if half else bits.bit(8192)
+    scan, axes = "row_major", list(range(len(shape)))
+    if len(shape) >= 2:
+        scan = SCANS[2 * bits.bit(8192) + bits.bit(8192)]
+        first, second = (0, 1) if scan in ("row_major", "input") else (1, 0)
+        inner = list(range(2, len(shape)))
+        axes = (
+            [first, second, *inner] if scan in ("row_major", "kernel") else [first, *inner, second]
+        )
+    shift = 0
+    while shift < 15 and bits.bit(24576):
+        shift += 1
+    turned = [shape[a] for a in axes]
+    rows, mid = (turned[0], turned[1]) if len(turned) > 1 else (1, count)
+    inner, last = (math.prod(turned[2:]), turned[-1]) if len(turned) > 2 else (1, 1)
+    values = _differences(
+        bits, rows, mid * inner, inner, last, below, above, half, binary, flags, shift
+    )
+    result = {}
+    for place, value in zip(product(*map(range, turned)), values, strict=True):
+        original = [0] * len(shape)
+        for axis, p in zip(axes, place, strict=True):
+            original[axis] = p
+        result[tuple(original)] = value - (value > 0) + middle if half else value + centre
+    return [result[place] for place in product(*map(range, shape))]
+
+
+def _differences(bits, rows, row, inner, last, below, above, half, binary, flags, shift):
+    mixer, past = Mixer(bits), []
+    digits = (max(below, above) - 1).bit_length()
+    scale = 1 << shift
+
+    def kind(value):
+        size = abs(value)
+        if 2 * size < scale:
+            return 2
+        return (2 + (1 if size < 2 * scale else 2)) if value > 0 else (1 if size < 2 * scale else 0)
+
+    def back(distance):
+        return past[-distance] if distance <= len(past) else 0
+
+    silent = 0
+    for a, c in product(range(rows), range(row)):
+        if c == 0 and flags:
+            silent = mixer.plain(mixer.silence, silent)
+        if flags and silent:
+            past.append(0)
+            continue
+        k = c % inner
+        left, left2, up = back(1), back(2), back(row)
+        if inner > 1:
+            over, over_next = (back(last), back(last - 1)) if k >= last else (0, 0)
+            near = 2 * abs(left) + abs(left2) + 2 * abs(over)
+            three = kind(left), kind(over), kind(back(inner))
+            four = kind(up), kind(back(inner)), kind(over_next)
+        else:
+            near = 2 * abs(left) + abs(left2) + abs(back(3))
+            three = kind(left), kind(up), kind(left2)
+            four = kind(up), kind(back(2 * row)), kind(back(row - 1))
+        if near >= 8:
+            octave = near.bit_length() - 3
+            near = min(4 * octave + (near >> octave), 47)
+        contexts = [
+            0,
+            near,
+            (min(k, 63), min(abs(left) >> shift, 3)),
+            three,
+            four,
+            (len(past) % 12, kind(left), min(abs(left2) >> shift, 2)),
+            c if rows >= 8 else 0,
+            a if row >= 8 else 0,
+        ]
+        past.append(_difference(mixer, contexts, below, above, half, binary, digits))
+    return past
+
+
+def _difference(mixer, contexts, below, above, half, binary, digits):
+    if not half and not mixer.decide(0, contexts, False):
+        return 0
+    negative = mixer.decide(1, contexts, False) if below and above else int(above == 0)
+    limit, sign = (below, -1) if negative else (above, 1)
+    size = 1
+    if not binary:
+        while size < limit and mixer.decide(2 * size + negative, contexts, size > 1):
+            size += 1
+        return sign * size
+    for left in range(digits - 1, -1, -1):
+        bit = 0
+        if ((2 * size + 1) << left) - (1 << digits) < limit:
+            if digits - left - 1 < 5:
+                bit = mixer.decide(2 * size + negative, contexts, False)
+            elif size < 1024:
+                bit = mixer.plain(mixer.low, size)
+            else:
+                bit = mixer.bits.bit(32768)
+        size = 2 * size + bit
+    return sign * (size - (1 << digits) + 1)

@@ -1,0 +1,223 @@
+"""The context coder: identity, golden bytes, an independent decoder, hostile payloads."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hemp_lightning.coding import context
+from hemp_lightning.coding.context import ContextCoder, warm_up
+from hemp_lightning.coding.context_tables import SQUASH, STRETCH
+from hemp_lightning.errors import HempFileError
+from tests.coding import reference_context
+
+GOLDEN = Path(__file__).parent.parent / "data" / "context_golden.json"
+
+
+def noise(seed: int, shape: tuple[int, ...], num_levels: int, peak: float) -> np.ndarray:
+    """Indices around the middle, the same with every version of every library."""
+    rng = random.Random(seed)
+    draws = []
+    for _ in range(math.prod(shape)):
+        step = 0
+        while step < num_levels and rng.random() > peak:
+            step += 1
+        index = num_levels // 2 + (step if rng.random() < 0.5 else -step)
+        draws.append(min(max(index, 0), num_levels - 1))
+    return np.array(draws, np.int64).reshape(shape)
+
+
+def sparse(seed: int, shape: tuple[int, int], num_levels: int) -> np.ndarray:
+    """Few indices off the middle, in few rows."""
+    rng = random.Random(seed)
+    indices = np.full(shape, num_levels // 2)
+    for row in range(0, shape[0], 5):
+        for column in range(shape[1]):
+            if rng.random() < 0.2:
+                indices[row, column] = rng.randrange(num_levels)
+    return indices
+
+
+SHAPES = [(), (0,), (3, 0, 2), (1,), (1, 1), (2, 3, 1, 2, 2), (50, 1), (1, 50)]
+CASES = {
+    "convolution": (noise(1, (9, 4, 3, 3), 17, 0.35), 17),
+    "linear": (noise(2, (12, 30), 16, 0.2), 16),
+    "sparse": (sparse(3, (40, 25), 7), 7),
+    "one_sided": (np.abs(noise(4, (10, 20), 9, 0.5) - 4), 5),
+    "top_level": (8 - np.abs(noise(5, (200,), 17, 0.5) - 8), 9),
+    "half": (np.concatenate([noise(6, (20, 10), 15, 0.4), 15 - noise(7, (20, 10), 15, 0.4)]), 16),
+    "many_levels": (noise(7, (15, 20), 3000, 0.01), 3000),
+    "sixteen_bits": (noise(8, (300,), 65536, 0.0005), 65536),
+    "two_levels": (noise(9, (8, 5, 2, 2, 2), 2, 0.4), 2),
+    "silent": (np.full((5, 6), 3), 7),
+    "plain": (noise(10, (7, 30), 10**6, 1e-6) % 11, 11),
+}
+
+
+def decode_reference(data: bytes, indices: np.ndarray, num_levels: int) -> np.ndarray:
+    flat = reference_context.decode(data, indices.shape, num_levels)
+    return np.array(flat).reshape(indices.shape)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_identity_and_reference_decoder_agree(name: str) -> None:
+    indices, num_levels = CASES[name]
+    data = ContextCoder().encode(indices, num_levels)
+    decoded = ContextCoder().decode(data, indices.shape, num_levels)
+    assert decoded.dtype == (np.uint8 if num_levels <= 256 else np.uint16)
+    np.testing.assert_array_equal(decoded, indices)
+    np.testing.assert_array_equal(decode_reference(data, indices, num_levels), indices)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_bytes(name: str) -> None:
+    indices, num_levels = CASES[name]
+    golden = bytes.fromhex(json.loads(GOLDEN.read_text())[name])
+    assert ContextCoder().encode(indices, num_levels) == golden
+    np.testing.assert_array_equal(ContextCoder().decode(golden, indices.shape, num_levels), indices)
+
+
+@pytest.mark.parametrize("scan", ["row_major", "kernel", "input", "output"])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("scale", [0, 2])
+def test_every_option_decodes_by_the_reference(
+    scan: str, half: bool, binary: bool, scale: int
+) -> None:
+    indices, num_levels = noise(10, (9, 3, 2, 3), 15, 0.3), 15
+    options = context._Options(scan=scan, half=half, centre=7, binary=binary, scale=scale)
+    options = replace(options, flags=not half and binary)
+    data = context._encode(indices.astype(np.uint8), num_levels, options)
+    np.testing.assert_array_equal(ContextCoder().decode(data, indices.shape, num_levels), indices)
+    np.testing.assert_array_equal(decode_reference(data, indices, num_levels), indices)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("num_levels", [1, 2, 3, 16, 256, 257, 65536])
+def test_identity_for_every_shape_and_number_of_levels(
+    shape: tuple[int, ...], num_levels: int
+) -> None:
+    indices = np.random.default_rng(0).integers(0, num_levels, shape)
+    data = ContextCoder().encode(np.asarray(indices), num_levels)
+    decoded = ContextCoder().decode(data, shape, num_levels)
+    assert decoded.shape == shape
+    np.testing.assert_array_equal(decoded, indices)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_identity_for_any_content(data: st.DataObject) -> None:
+    num_levels = data.draw(st.sampled_from([2, 3, 4, 7, 16, 41, 83, 300, 65536]))
+    shape = tuple(data.draw(st.lists(st.integers(1, 6), max_size=5)))
+    entries = st.integers(0, num_levels - 1) | st.just(num_levels // 2) | st.just(num_levels - 1)
+    size = math.prod(shape)
+    flat = data.draw(st.lists(entries, min_size=size, max_size=size))
+    indices = np.array(flat, np.int64).reshape(shape)
+    payload = ContextCoder().encode(indices, num_levels)
+    np.testing.assert_array_equal(ContextCoder().decode(payload, shape, num_levels), indices)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=80), st.sampled_from([2, 7, 64, 3000]))
+def test_hostile_payloads_decode_in_range_or_are_refused(data: bytes, num_levels: int) -> None:
+    shape = (9, 8, 2, 2)
+    try:
+        indices = ContextCoder().decode(data, shape, num_levels)
+    except HempFileError:
+        return
+    assert indices.shape == shape and int(indices.max()) < num_levels
+
+
+def test_a_payload_has_one_form() -> None:
+    indices, num_levels = CASES["linear"]
+    data = ContextCoder().encode(indices, num_levels)
+    with pytest.raises(HempFileError, match="a last byte that is not 0"):
+        ContextCoder().decode(data + b"\0", indices.shape, num_levels)
+    with pytest.raises(HempFileError, match="the end of the payload, found 94 bytes"):
+        ContextCoder().decode(data + b"\1" * 100, indices.shape, num_levels)
+    with pytest.raises(HempFileError, match="an empty payload"):
+        ContextCoder().decode(b"\1", (0,), num_levels)
+
+
+def test_tiny_tensors_cost_next_to_nothing() -> None:
+    silent = np.full(10, 3)
+    assert ContextCoder().encode(silent, 7) == b""
+    assert len(ContextCoder().encode(np.full((500, 800), 3), 7)) <= 4
+    silent[4] = 5
+    assert len(ContextCoder().encode(silent, 7)) <= 3
+
+
+def test_random_indices_cost_their_entropy() -> None:
+    rng = np.random.default_rng(1)
+    uniform = rng.integers(0, 11, (100, 300))
+    assert len(ContextCoder().encode(uniform, 11)) <= 1.0001 * 30000 * math.log2(11) / 8 + 1
+    skewed = rng.choice(5, (400, 500), p=[0.02, 0.08, 0.8, 0.08, 0.02])
+    share = np.bincount(skewed.reshape(-1)) / skewed.size
+    entropy = -(share * np.log2(share)).sum() * skewed.size / 8
+    assert len(ContextCoder().encode(skewed, 5)) <= 1.005 * entropy
+
+
+def test_rows_and_tuples_are_learned() -> None:
+    indices = sparse(11, (100, 100), 3)
+    share = np.bincount(indices.reshape(-1), minlength=3) / indices.size
+    entropy = -(share * np.log2(share)).sum() * indices.size / 8
+    assert len(ContextCoder().encode(indices, 3)) < 0.75 * entropy
+    pairs = np.repeat(np.random.default_rng(2).integers(0, 8, (64, 50)), 2, axis=1)
+    assert len(ContextCoder().encode(pairs, 8)) < 0.75 * pairs.size * 3 / 8
+
+
+@pytest.mark.parametrize("name", ["convolution", "linear", "sparse", "half", "many_levels"])
+def test_rate_adds_up_to_the_payload(name: str) -> None:
+    indices, num_levels = CASES[name]
+    rate = ContextCoder().rate(indices, num_levels)
+    assert rate.shape == indices.shape and rate.dtype == np.float64 and (rate >= 0).all()
+    options = context._choose(indices.astype(np.uint16), num_levels)
+    size = len(context._encode(indices.astype(np.uint16), num_levels, options))
+    assert rate.sum() / 8 == pytest.approx(size, abs=6)
+
+
+def test_a_rare_level_has_a_high_rate() -> None:
+    indices = np.full((40, 40), 2)
+    indices[17, 23] = 4
+    rate = ContextCoder().rate(indices, 5)
+    assert rate.argmax() == 17 * 40 + 23 and rate[17, 23] > 5
+
+
+def test_threads_make_the_same_bytes() -> None:
+    cases = list(CASES.values()) * 3
+    with ThreadPoolExecutor(4) as pool:
+        threaded = list(pool.map(lambda case: ContextCoder().encode(*case), cases))
+    assert threaded == [ContextCoder().encode(*case) for case in cases]
+
+
+def test_arguments_are_checked() -> None:
+    with pytest.raises(TypeError, match="`indices` must be an integer array"):
+        ContextCoder().encode(np.zeros(3), 4)
+    with pytest.raises(ValueError, match=r"`indices` must lie in \[0, 4\)"):
+        ContextCoder().encode(np.array([4]), 4)
+
+
+def test_tables_are_the_logistic_function() -> None:
+    x = np.arange(-3071, 3072)
+    expected = 65536 / (1 + np.exp(-x / 256))
+    assert np.abs(SQUASH - expected).max() <= 1
+    p = np.arange(1, 65535)
+    middle = np.abs(p - 32768) < 32000
+    inverse = 256 * np.log(p / (65536 - p))
+    assert np.abs(STRETCH[1:65535] - inverse)[middle].max() <= 2
+
+
+def test_warm_up_compiles_everything() -> None:
+    warm_up()
+    compiled = getattr(context.code_indices, "signatures", ["plain Python"])
+    ContextCoder().encode(np.arange(300), 300)
+    assert len(getattr(context.code_indices, "signatures", compiled)) == len(compiled) == 1
