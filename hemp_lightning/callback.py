@@ -166,11 +166,10 @@ class HEMPCallback(Callback):
         return trainer.current_epoch >= self.start_epoch and bool(self.codebooks)
 
     def should_refit(self, trainer: Trainer, epoch_start: bool) -> bool:
-        """Whether the codebooks are fitted now: at the start of an epoch, or after a step."""
+        """Whether codebooks are fitted now: before the first batch of an epoch, or after a step."""
         since = trainer.current_epoch - self.start_epoch
         if epoch_start:
             every = self.refit_every_n_epochs
-            # A run resumed at the very end of an epoch starts that epoch once more.
             new = trainer.current_epoch != self._last_refit_epoch
             return since >= 0 and (not self.codebooks or bool(every and since % every == 0 and new))
         every = self.refit_every_n_steps
@@ -214,16 +213,13 @@ class HEMPCallback(Callback):
                 # the next forward of the same batch sees quantized weights again
                 optimizer.register_step_post_hook(lambda *_: self._requantize(trainer))
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit or refit the codebooks."""
-        self._batch_fraction = 0.0
-        if self.should_refit(trainer, epoch_start=True):
-            self._refit_codebooks(trainer)
-
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Put the quantized weights in place."""
+        """Refit the codebooks if an epoch begins; put the quantized weights in place."""
+        # not in `on_train_epoch_start`: a run resumed after the last batch of an epoch skips that
+        if self.should_refit(trainer, epoch_start=True):
+            self._refit_codebooks(trainer)
         total = trainer.num_training_batches
         self._batch_fraction = batch_idx / total if 0 < total < float("inf") else 0.0
         self._in_batch = True
