@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +34,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         OSError: If it cannot be opened.
     """
     suffix = _suffix(path, "CHECKPOINT")
+    with open(path, "rb"):
+        pass  # what the system says about a path is better than what readers make of it
     try:
         if suffix == ".safetensors":
             return load_file(path)
@@ -42,24 +43,23 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         found = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # what a broken file makes them raise is not documented
         raise CheckpointError(
-            f"{os.fspath(path)} must hold tensors and plain values only, since nothing else is "
-            f"read from a pickle; found {_reason(error)}"
-        ) from error
-    except (safetensors.SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise CheckpointError(
-            f"{os.fspath(path)} must be a whole {suffix} file; found {_reason(error)}"
+            f"{os.fspath(path)} must be a whole {suffix} file, of tensors and plain values only; "
+            f"found {_reason(error)}"
         ) from error
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        others = "" if not isinstance(found, Mapping) else " with " + ", ".join(
-            f"{name!r} ({type(value).__name__})"
-            for name, value in list(found.items())[:8]
-            if not isinstance(value, Tensor)
+        others = (
+            ""
+            if not isinstance(found, Mapping)
+            else " with "
+            + ", ".join(
+                f"{name!r} ({type(value).__name__})"
+                for name, value in list(found.items())[:8]
+                if not isinstance(value, Tensor)
+            )
         )
         raise CheckpointError(
             f"{os.fspath(path)} must hold a state_dict, names with tensors, by itself or under "

@@ -126,7 +126,7 @@ def save(
         order: Length of the tuples, for the coder `tuples` and for the entropies of the summary.
         scan: Scan order of the tuples, for the same.
         float_dtype: How float32 tensors that are not quantized are held: as `float16` or
-            `bfloat16`, where that moves each entry by at most `2^-11` or `2^-9` of itself or by
+            `bfloat16`, where that moves each entry by at most `2^-11` or `2^-8` of itself or by
             `2^-22` of the largest entry; else exactly, as with `float32`. Every other dtype is
             always held exactly.
 

@@ -212,7 +212,7 @@ def _decode(
     bits, rare = _decode_tuples(reader, scanned[:whole].reshape(-1, order), num_levels)
     axes = scan_axes(scan, len(shape))
     indices = scanned.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
-    return np.ascontiguousarray(indices), bits, rare
+    return np.ascontiguousarray(indices).reshape(shape), bits, rare
 
 
 def _decode_tuples(

@@ -190,6 +190,7 @@ def _read_record(reader: ByteReader, name: str, section: int, before: list[Recor
         raise HempFileError(None, start, "a first tensor that opens a section", f"{tag:#04x}")
     storage = _usual_storage(kind)
     if tag & _HAS_STORAGE:
+        start = reader.offset
         number = reader.byte("a storage")
         if number not in STORAGES or STORAGES[number] == storage:
             raise HempFileError(None, start, "the number of another storage", str(number))

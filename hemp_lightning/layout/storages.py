@@ -76,7 +76,7 @@ INTEGERS = tuple(d for d in EXACT if not (d.is_floating_point or d.is_complex or
 def fits(tensor: Tensor, storage: Storage) -> bool:
     """Whether a storage holds a float32 tensor within the tolerance of the format.
 
-    Each entry may move by a unit of rounding of itself, `2^-11` in float16 and `2^-9` in bfloat16,
+    Each entry may move by a unit of rounding of itself, `2^-11` in float16 and `2^-8` in bfloat16,
     or by `2^-22` of the largest entry, whichever is more; and no finite entry may become infinite.
 
     Example:

@@ -1,0 +1,195 @@
+"""The command `hemp`, called as a user calls it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from hemp_lightning import cli, load
+from hemp_lightning.container import inspect
+
+
+def hemp(capsys, *arguments):
+    """Exit code, standard output and standard error of a call."""
+    try:
+        code = cli.main([str(argument) for argument in arguments])
+    except SystemExit as error:  # argparse
+        code = error.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 8, bias=False))
+    state = {**model.state_dict(), "tied": model[2].weight.detach()}
+    torch.save(state, "net.pt")
+    torch.save({"state_dict": state, "epoch": 3}, "net.ckpt")
+    safetensors.torch.save_file({name: t.clone() for name, t in state.items()}, "net.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", ["net.pt", "net.ckpt", "net.safetensors"])
+@pytest.mark.parametrize("target", ["back.pth", "back.safetensors"])
+def test_there_and_back(folder, capsys, source, target):
+    code, out, err = hemp(capsys, "compress", source, "-o", "net.hemp", "--num-levels", 4)
+    assert (code, err) == (0, "")
+    sizes = inspect("net.hemp")
+    assert f"{sizes.file_bytes:,} bytes" in out and f"{sizes.float_bytes:,} bytes" in out
+    code, out, err = hemp(capsys, "decompress", "net.hemp", "-o", target)
+    assert (code, err) == (0, "") and f"{os.path.getsize(target):,} bytes" in out
+    read = safetensors.torch.load_file if target.endswith("s") else torch.load
+    found, wanted = read(target), load("net.hemp")
+    assert set(found) == set(wanted) == set(torch.load("net.pt"))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert sorted(os.listdir()) == sorted(
+        ["net.pt", "net.ckpt", "net.safetensors", "net.hemp", target]
+    )
+
+
+def test_options_arrive(folder, capsys):
+    options = "--quantizer uniform --coder tuples --order 3 --scan input --float-dtype float32"
+    code, _, _ = hemp(
+        capsys, "compress", "net.pt", "-o", "a.hemp", *options.split(), "--tensors", "2.*", "0.bias"
+    )
+    tensors = {tensor.name: tensor for tensor in inspect("a.hemp", order=3).tensors}
+    assert code == 0
+    assert [n for n, t in tensors.items() if t.num_levels] == ["0.bias", "2.weight", "tied"]
+    assert tensors["2.weight"].coder == "tuples" and tensors["0.weight"].dtype == "float32"
+    payload_options = 2 * 4 + 2  # order 3, third scan
+    assert bytes([payload_options]) in (folder / "a.hemp").read_bytes()
+
+
+def test_table(folder, capsys):
+    hemp(capsys, "compress", "net.pt", "-o", "net.hemp", "--num-levels", 4)
+    code, out, err = hemp(capsys, "inspect", "net.hemp")
+    summary = inspect("net.hemp")
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0].split() == ("tensor shape dtype coder levels entropy rate bytes share".split())
+    rows = {line.split()[0]: line.split() for line in lines[2:-4]}
+    for tensor in summary.tensors:
+        row = rows[tensor.name]
+        assert row[1] == ("x".join(map(str, tensor.shape)) or "scalar")
+        assert row[-2] == f"{tensor.bytes:,}"
+        if tensor.num_levels:
+            assert row[-5:-3] == [str(tensor.num_levels), f"{tensor.entropy_bits_per_weight:.3f}"]
+    assert "alias of 2.weight" in out
+    assert len({len(line) for line in lines[:-4]}) == 1  # aligned
+    cells = [int(row[-2].replace(",", "")) for row in rows.values()]
+    assert sum(cells) == summary.file_bytes
+    assert lines[-2].split()[:3] == ["file", f"{summary.file_bytes:,}", "bytes"]
+
+
+def test_names_cannot_write_to_the_terminal(folder, capsys):
+    torch.save({"a\x1b[2Jb\n": torch.zeros(2)}, "evil.pt")
+    hemp(capsys, "compress", "evil.pt", "-o", "evil.hemp")
+    _, out, _ = hemp(capsys, "inspect", "evil.hemp")
+    assert "\x1b" not in out and r"a\x1b[2Jb\n" in out
+
+
+def test_verify(folder, capsys):
+    hemp(capsys, "compress", "net.pt", "-o", "net.hemp")
+    size = os.path.getsize("net.hemp")
+    assert hemp(capsys, "verify", "net.hemp") == (0, f"net.hemp: whole, {size:,} bytes\n", "")
+    data = bytearray((folder / "net.hemp").read_bytes())
+    data[size // 2] ^= 1
+    (folder / "net.hemp").write_bytes(data)
+    code, out, err = hemp(capsys, "verify", "net.hemp")
+    assert (code, out) == (1, "") and err.count("\n") == 1
+    assert err.startswith("hemp: net.hemp: byte ") and "expected the checksum" in err
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "message"),
+    [
+        ("compress none.pt -o x.hemp", 2, "hemp: No such file or directory: none.pt"),
+        ("compress net.txt -o x.hemp", 2, "CHECKPOINT must end in .pt, .pth, .ckpt, .safetensors"),
+        ("compress net.pt -o no/x.hemp", 2, "`path` must lie in a folder that exists"),
+        ("compress net.pt -o x.hemp --num-levels 1", 2, "`num_levels` must be from 2 to 65536"),
+        ("compress net.pt -o x.hemp --order 0", 2, "`order` must be at least 1; found 0"),
+        ("compress net.pt -o x.hemp --tensors 9.*", 2, "found '9.*', which is none of 0.weight"),
+        ("compress net.pt -o x.hemp --coder zip", 2, "invalid choice: 'zip'"),
+        ("compress broken.pt -o x.hemp", 1, "hemp: broken.pt must be a whole .pt file"),
+        ("compress broken.safetensors -o x.hemp", 1, "must be a whole .safetensors file"),
+        (
+            "compress evil.pt -o x.hemp",
+            1,
+            "evil.pt must be a whole .pt file, of tensors and plain values only",
+        ),
+        ("compress list.pt -o x.hemp", 1, "list.pt must hold a state_dict"),
+        ("compress mixed.pt -o x.hemp", 1, "found a dict with 'epoch' (int)"),
+        ("compress nan.pt -o x.hemp", 2, "tensor `w` must have no NaN; found at least one"),
+        ("decompress net.pt -o y.pt", 1, "net.pt: byte 0: expected a .hemp file"),
+        ("decompress good.hemp -o y.zip", 2, "FILE must end in .pt, .pth, .ckpt, .safetensors"),
+        ("decompress good.hemp -o y.pt --max-bytes 8", 1, "of at most `max_bytes`=8 bytes, found"),
+        ("decompress complex.hemp -o y.safetensors", 2, "a .safetensors file cannot hold this"),
+        ("inspect none.hemp", 2, "hemp: No such file or directory: none.hemp"),
+        ("inspect net.pt", 1, "net.pt: byte 0: expected a .hemp file"),
+        ("verify .", 2, "hemp: Is a directory: ."),
+        ("squash", 2, "invalid choice: 'squash'"),
+        ("", 2, "COMMAND"),
+    ],
+)
+def test_what_users_do_wrong(folder, capsys, call, code, message):
+    (folder / "net.txt").write_text("x")
+    (folder / "broken.pt").write_bytes((folder / "net.pt").read_bytes()[:-200])
+    (folder / "broken.safetensors").write_bytes(b"\xff" * 9)
+    torch.save(Namespace(), "evil.pt")
+    torch.save([torch.zeros(2)], "list.pt")
+    torch.save({"w": torch.zeros(2), "epoch": 3}, "mixed.pt")
+    torch.save({"w": torch.tensor([float("nan")])}, "nan.pt")
+    torch.save({"w": torch.zeros(3, dtype=torch.complex128)}, "complex.pt")
+    hemp(capsys, "compress", "net.pt", "-o", "good.hemp")
+    hemp(capsys, "compress", "complex.pt", "-o", "complex.hemp")
+    before = sorted(os.listdir())
+    found, out, err = hemp(capsys, *call.split())
+    assert found == code and message in err and out == ""
+    assert "Traceback" not in err
+    if "usage:" not in err:
+        assert err.startswith("hemp: ") and err.count("\n") == 1
+    assert sorted(os.listdir()) == before
+
+
+def test_interrupted(folder, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "verify", interrupt)
+    assert hemp(capsys, "verify", "net.hemp") == (130, "", "hemp: interrupted\n")
+
+
+def test_report_gets_its_arguments(capsys, monkeypatch):
+    seen = []
+    module = Namespace(main=lambda arguments: seen.append(arguments) or 3)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda _: module)
+    assert hemp(capsys, "report", "outputs", "--help")[0] == 3
+    assert seen == [["outputs", "--help"]]
+
+    def missing(_):
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+    monkeypatch.setattr(cli.importlib, "import_module", missing)
+    code, _, err = hemp(capsys, "report")
+    assert code == 2 and err == (
+        "hemp: `hemp report` needs the package 'matplotlib'; install hemp-lightning[suite]\n"
+    )
+
+
+def test_as_a_program(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "hemp_lightning.cli", "verify", "net.pt"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(cli.__file__))},
+    )
+    assert done.returncode == 1 and done.stderr.startswith("hemp: net.pt: byte 0: expected")
