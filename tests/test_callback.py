@@ -270,7 +270,8 @@ def test_resume_ends_at_the_same_weights(tmp_path, stop):
     keep = ModelCheckpoint(tmp_path, "at", every_n_train_steps=stop, save_top_k=-1,
                            enable_version_counter=False)  # fmt: skip
     keep.CHECKPOINT_JOIN_CHAR = ""
-    fit(stranger(), HEMPCallback(**options), keep, epochs=3, accumulate_grad_batches=2,
+    cut = HEMPCallback(**(options | {"path": tmp_path / "cut.hemp"}))
+    fit(stranger(), cut, keep, epochs=3, accumulate_grad_batches=2,
         enable_checkpointing=True, max_steps=stop)  # fmt: skip
     resumed = stranger()
     again = HEMPCallback(**(options | {"path": tmp_path / "b.hemp"}))
