@@ -72,6 +72,7 @@ def recalibrate(
 
 def _batches(trainer: Trainer) -> Iterator[Any]:
     loaders = trainer.train_dataloader
+    assert loaders is not None  # training has just ended
     if isinstance(loaders, (list, tuple, dict)):
         return (batch for batch, _, _ in CombinedLoader(loaders, "min_size"))
     return iter(loaders)
