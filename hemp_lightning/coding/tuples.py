@@ -89,8 +89,9 @@ class TuplesCoder:
         bits, the price of a listed one.
         """
         _, bits, rare = _decode(data, shape, num_levels)
-        counts = np.unique(rare, axis=0, return_counts=True)[1] if len(rare) else np.ones(1)
-        bits += float((counts * np.log2(max(len(rare), 1) / counts)).sum())
+        if len(rare):
+            counts = _count(rare, num_levels)[1]
+            bits += float((counts * np.log2(len(rare) / counts)).sum())
         return max(len(data) - math.ceil(bits / 8), 0)
 
 
@@ -107,27 +108,34 @@ def _encode_tuples(tuples: np.ndarray, num_levels: int) -> bytes:
     if not len(tuples):
         return b""
     order = tuples.shape[1]
-    numbers = tuples[:, 0].astype(np.int64)
-    for place in range(1, order):
-        numbers = numbers * num_levels + tuples[:, place]
-    if num_levels**order <= _DENSE_CELLS:
-        dense = np.bincount(numbers)
-        cells = np.flatnonzero(dense)
-        counts = dense[cells]
-        ranks = (np.cumsum(dense > 0) - 1)[numbers]
-    else:
-        cells, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-    del numbers
+    cells, counts, ranks = _count(tuples, num_levels)
     listed, tables = _plan(cells, counts, order, num_levels)
     table = tables[0]
-    symbols = np.where(listed, np.cumsum(listed) - (not table.has_escape), 0)[ranks]
+    symbols = np.where(listed, np.cumsum(listed) - (not table.has_escape), 0)
     coder = constriction.stream.stack.AnsCoder()
     if table.has_escape:
         spelled = tuples[~listed[ranks]].reshape(-1)
-        _push(coder, np.searchsorted(tables[1].cells, spelled), tables[1])
-    _push(coder, symbols, table)
+        symbol_of = np.zeros(num_levels, np.int32)
+        symbol_of[tables[1].cells] = np.arange(len(tables[1].cells))
+        _push(coder, symbol_of[spelled], tables[1])
+    _push(coder, symbols.astype(np.int32)[ranks], table)
     words = coder.get_compressed().astype("<u4").tobytes()
     return b"".join(part.to_bytes() for part in tables) + words.rstrip(b"\0")
+
+
+def _count(tuples: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct tuples by number, how often each occurs, and which of them each tuple is."""
+    num_cells = num_levels ** tuples.shape[1]
+    numbers = tuples[:, 0].astype(np.int32 if num_cells <= _DENSE_CELLS else np.int64)
+    for place in range(1, tuples.shape[1]):
+        numbers *= num_levels
+        numbers += tuples[:, place]
+    if num_cells > _DENSE_CELLS:
+        distinct, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+        return distinct, counts, ranks
+    dense = np.bincount(numbers)
+    cells = np.flatnonzero(dense)
+    return cells, dense[cells], (np.cumsum(dense > 0, dtype=np.int32) - 1)[numbers]
 
 
 def _plan(
@@ -169,10 +177,10 @@ def _plan(
 
 
 def _push(coder: Any, symbols: np.ndarray, table: CountTable) -> None:
-    """Code symbols; nothing where the table has but one."""
+    """Code symbols, int32; nothing where the table has but one."""
     weights = table.weights()
     if len(weights) > 1:
-        coder.encode_reverse(symbols.astype(np.int32), _model(weights))
+        coder.encode_reverse(symbols, _model(weights))
 
 
 def _pop(coder: Any, size: int, table: CountTable) -> np.ndarray:
