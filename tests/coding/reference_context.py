@@ -163,7 +163,7 @@ def _differences(bits, rows, row, inner, last, below, above, half, binary, flags
         return (2 + (1 if size < 2 * scale else 2)) if value > 0 else (1 if size < 2 * scale else 0)
 
     def back(distance):
-        return past[-distance] if distance <= len(past) else 0
+        return past[-distance] if 0 < distance <= len(past) else 0
 
     silent = 0
     for a, c in product(range(rows), range(row)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import random
@@ -18,8 +19,13 @@ from hemp_lightning.coding import context
 from hemp_lightning.coding.context import ContextCoder, warm_up
 from hemp_lightning.coding.context_tables import SQUASH, STRETCH
 from hemp_lightning.errors import HempFileError
-from tests.coding import reference_context
 
+_spec = importlib.util.spec_from_file_location(
+    "reference_context", Path(__file__).with_name("reference_context.py")
+)
+assert _spec is not None and _spec.loader is not None
+reference_context = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference_context)
 GOLDEN = Path(__file__).parent.parent / "data" / "context_golden.json"
 
 
@@ -99,6 +105,13 @@ def test_every_option_decodes_by_the_reference(
     data = context._encode(indices.astype(np.uint8), num_levels, options)
     np.testing.assert_array_equal(ContextCoder().decode(data, indices.shape, num_levels), indices)
     np.testing.assert_array_equal(decode_reference(data, indices, num_levels), indices)
+
+
+@pytest.mark.parametrize("shape", [(), (60, 1), (1, 60), (9, 3, 1, 1), (3, 8, 4, 1), (8, 3, 1, 4)])
+def test_narrow_shapes_decode_by_the_reference(shape: tuple[int, ...]) -> None:
+    indices = noise(12, shape, 9, 0.4)
+    data = ContextCoder().encode(indices, 9)
+    np.testing.assert_array_equal(decode_reference(data, indices, 9), indices)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
