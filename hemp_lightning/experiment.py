@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from hemp_lightning.baselines import PostTraining, decode_into
 from hemp_lightning.baselines.weights import network_of
 from hemp_lightning.classifier import Classifier, accuracy
+from hemp_lightning.coding import get_coder
 from hemp_lightning.models import build, load_checkpoint
 from hemp_lightning.results import draw_weights, float_bytes, peak_memory_bytes
 
 _log = logging.getLogger(__name__)
 
 
-def _run_name(overrides: str) -> str:
+def run_name(overrides: str) -> str:
     """A folder name for the overrides of a sweep's job: readable, without path separators."""
     name = re.sub(r"[^\w.,=+-]+", "_", overrides.replace("/", "_")) or "run"
     if len(name) <= 150:
@@ -37,7 +38,7 @@ def _run_name(overrides: str) -> str:
 
 OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
 OmegaConf.register_new_resolver("half", lambda number: number // 2, replace=True)
-OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 class FloatSnapshot(Callback):
@@ -261,6 +262,7 @@ def _method(config: DictConfig, folder: Path) -> Callback:
             "`hemp` and `quantization`: expected one of the two, each writes the file; found both. "
             "Type hemp=none or quantization=none"
         )
+    get_coder(config.coder.name)  # an unknown name shows before training, not after
     chosen = hemp or quantization
     if not chosen:
         return PostTraining(path=folder / "model.hemp", coder=config.coder.name)

@@ -1,4 +1,4 @@
-"""Deep Compression: prune, share weights with trained centroids, Huffman-code the indices."""
+"""Deep Compression: prune, share weights with trained centroids, code the indices."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class DeepCompression(Callback):
     trained with the mean gradient of its members.
 
     Source: Han, Mao, Dally, Deep Compression, ICLR 2016. Where the paper codes the distances
-    between non-zero weights, our file codes all indices, zeros included: with `coder="huffman"`
-    a weight takes 1 bit at least; an arithmetic coder spends what the entropy says.
+    between non-zero weights with Huffman codes, our file codes all indices, zeros included, with
+    an arithmetic coder, which spends what their entropy says: its files are smaller.
 
     Args:
         path: The file to write.
@@ -64,7 +64,7 @@ class DeepCompression(Callback):
         share: float = 0.9,
         bits: int = 5,
         start_epoch: int = 0,
-        coder: str = "huffman",
+        coder: str = "context",
         name: str = "deep_compression",
     ) -> None:
         if not 0.0 <= share < 1.0:

@@ -22,7 +22,7 @@ def magnitude_masks(
 
     Args:
         weights: Tensors by name.
-        share: Share to drop, from 0 to 1; rounded to whole weights.
+        share: Share to drop, 0 or more and less than 1; rounded down to whole weights.
         scope: `"tensor"`: that share of each tensor; `"network"`: of all together.
 
     Returns:
@@ -276,9 +276,9 @@ class LOBSTER(Pruning):
 
 
 def _largest(magnitudes: Tensor, share: float) -> Tensor:
-    """True for all but the round(share * n) smallest entries; of equal ones the first are kept."""
+    """True for all but the int(share * n) smallest entries; of equal ones the first are kept."""
     count = magnitudes.numel()
     keep = torch.ones(count, dtype=torch.bool, device=magnitudes.device)
     order = magnitudes.argsort(stable=True, descending=True)
-    keep[order[count - round(share * count) :]] = False
+    keep[order[count - int(share * count) :]] = False
     return keep

@@ -1,0 +1,181 @@
+"""run.py from the outside: files, results, decoded accuracy, seeds, sweeps, and error lines."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import omegaconf
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from hemp_lightning import load, load_into
+from hemp_lightning.classifier import accuracy
+from hemp_lightning.command import USER_ERRORS, one_line
+from hemp_lightning.datasets import Digits
+from hemp_lightning.models import build
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["trainer=debug", "callbacks=none", "logger=none"]
+
+
+def run(
+    folder: Path, *words: str, code: int = 0, where: str = "hydra.run.dir"
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *words, f"{where}={folder}"],
+        capture_output=True,
+        text=True,
+        cwd=folder.parent,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def in_process(folder: Path, *words: str) -> dict:
+    """The same without a new interpreter: what `main` of run.py does with a composed config."""
+    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder.mkdir()
+    words = (*QUICK, *words, f"hydra.runtime.output_dir={folder}")
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("config", list(words), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with omegaconf.open_dict(config):
+        del config["hydra"]
+    return module.run(config, folder)
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+KEYS = """model dataset seed order num_levels lambda_entropy float_accuracy accuracy float_bytes
+file_bytes compression_ratio bits_per_weight entropy_bits_per_weight fit_seconds encode_seconds
+decode_seconds peak_memory_bytes""".split()
+
+
+def test_end_to_end_and_the_file_says_what_the_results_say(tmp_path: Path) -> None:
+    done = run(tmp_path / "a", "trainer=debug")
+    found = results(tmp_path / "a")
+    assert set(KEYS) <= set(found)
+    assert (found["model"], found["dataset"], found["order"]) == ("lenet5", "digits", 2)
+    assert found["float_bytes"] == 4 * 431_080
+    file = tmp_path / "a" / "model.hemp"
+    assert found["file_bytes"] == file.stat().st_size
+    assert found["compression_ratio"] == pytest.approx(4 * 431_080 / file.stat().st_size)
+    digits = Digits(image_size=28)
+    digits.setup()
+    network = load_into(build("lenet5"), file)
+    assert accuracy(network, digits.test_dataloader()) == pytest.approx(found["accuracy"])
+    assert all(len(w.unique()) <= 7 for k, w in load(file).items() if k.endswith("weight"))
+    assert (tmp_path / "a" / "weights.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "a" / "csv" / "metrics.csv").is_file()
+    assert "model.hemp, decoded" in done.stdout
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        in_process(tmp_path / name, f"seed={seed}")
+    files = [(tmp_path / name / "model.hemp").read_bytes() for name in "abc"]
+    assert files[0] == files[1] != files[2]
+
+
+def test_sweep_skips_what_is_done_and_survives_a_crash(tmp_path: Path) -> None:
+    words = ["-m", *QUICK, "hemp.order=0,1,3"]
+    sweep = tmp_path / "s"
+    first = run(sweep, *words, where="hydra.sweep.dir")
+    folders = {path.parent.name for path in sweep.glob("*/results.json")}
+    assert len(folders) == 2  # order 0 is an error, the other two are done
+    assert "job failed" in first.stdout and "`order`" in first.stdout
+    assert len(list(sweep.glob("*/error.txt"))) == 1
+    times = {path: path.stat().st_mtime_ns for path in sweep.glob("*/results.json")}
+    second = run(sweep, *words, where="hydra.sweep.dir")
+    assert second.stdout.count("already done") == 2
+    assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/results.json")} == times
+    third = run(sweep, *words, "seed=5", where="hydra.sweep.dir")  # another configuration
+    assert "already done" not in third.stdout
+
+
+@pytest.mark.parametrize("method", ["uniform", "lsq", "none"])
+def test_baselines_end_to_end(tmp_path: Path, method: str) -> None:
+    word = "hemp=none" if method == "none" else f"quantization={method}"
+    found = in_process(tmp_path / "a", word)
+    assert found["method"] == {"none": "lloyd_max"}.get(method, method)
+    assert found["file_bytes"] == (tmp_path / "a" / "model.hemp").stat().st_size
+    assert 0.0 <= found["accuracy"] <= 1.0
+
+
+@pytest.mark.parametrize("order", [1, 3, 4])
+def test_every_order_runs(tmp_path: Path, order: int) -> None:
+    assert in_process(tmp_path / "a", f"hemp.order={order}", "model=lenet300")["order"] == order
+
+
+@pytest.mark.parametrize("method", ["hemp=default", "quantization=deep_compression"])
+def test_pruned_weights_are_exactly_zero_in_the_file(tmp_path: Path, method: str) -> None:
+    in_process(tmp_path / "a", method, "pruning=magnitude", "pruning.share=0.8")
+    weights = [t for t in load(tmp_path / "a" / "model.hemp").values() if t.ndim > 1]
+    zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    assert zeros >= 0.8 - 1e-5
+    assert any(bool((w != 0).any()) for w in weights)
+
+
+def test_a_checkpoint_starts_where_it_ended(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build("lenet300")
+    torch.save(network.state_dict(), tmp_path / "start.pt")
+    words = ["model=lenet300", f"model.checkpoint={tmp_path / 'start.pt'}", "hemp.start_epoch=0"]
+    found = in_process(tmp_path / "a", *words)
+    digits = Digits(image_size=28)
+    digits.setup()
+    assert found["float_accuracy"] == accuracy(network, digits.test_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hemp.order=0"], "`order`"),
+        (["hemp.num_levels=1"], "`num_levels`"),
+        (["hemp.lambda_entropy=-1"], "`lambda_entropy`"),
+        (["hemp.tensors=[nothing.here]"], "nothing.here"),
+        (["dataset=mnist", "dataset.root=no/such"], "dataset.download=true"),
+        (["dataset=imagefolder", "dataset.root=no/such"], "dataset.root=FOLDER"),
+        (["model=vgg11_bn"], "32x32"),
+        (["model.num_classes=5"], "`model.num_classes`"),
+        (["model.checkpoint=no.pt"], "`model.checkpoint`"),
+        (["model=resnet20", "model.pretrained=true"], "model.checkpoint"),
+        (["hemp.start_epoch=99"], "`start_epoch`"),
+        (["quantization=lsq", "hemp=default"], "hemp=none"),
+        (["dataset.val_fraction=2"], "`dataset.val_fraction`"),
+        (["coder.name=zip"], "zip"),
+    ],
+)
+def test_a_mistake_is_found_before_any_training(
+    tmp_path: Path, words: list[str], said: str
+) -> None:
+    with pytest.raises(USER_ERRORS) as caught:
+        in_process(tmp_path / "a", *words)
+    assert said in one_line(caught.value)
+    assert not (tmp_path / "a" / "model.hemp").exists()
+    assert not list((tmp_path / "a").glob("results.json*"))
+
+
+@pytest.mark.parametrize("words", [["model=alexnet"], ["hemp.ordr=3"], ["hemp.order=0"]])
+def test_a_mistake_is_one_line_on_the_screen(tmp_path: Path, words: list[str]) -> None:
+    done = run(tmp_path / "a", *QUICK, *words, code=1)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and words[0].split("=")[0].split(".")[-1] in lines[0]
+    assert "Traceback" not in done.stderr + done.stdout
