@@ -65,7 +65,7 @@ def encode_quantized(
     if len(used) < codebook.num_levels:
         ranks = np.zeros(codebook.num_levels, index_dtype(len(used)))
         ranks[used] = np.arange(len(used))
-        indices = ranks[indices]
+        indices = ranks[indices.reshape(-1)].reshape(indices.shape)
     coder, payload = 0, b""
     if len(used) > 1:
         coded = [(c.encode(indices, len(used)), CODERS[c.name].number) for c in options.coders()]

@@ -66,7 +66,7 @@ class Content:
         record = self.record
         if record.kind == PLAIN:
             return from_words(self.values, record.storage, record.shape)
-        weights = np.take(self.values, self.indices()).reshape(record.shape)
+        weights = np.take(self.values, self.indices().reshape(-1)).reshape(record.shape)
         return torch.from_numpy(weights).to(record.storage.dtype)
 
 

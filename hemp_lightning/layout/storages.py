@@ -101,6 +101,8 @@ def to_words(tensor: Tensor, storage: Storage) -> np.ndarray:
 
 def from_words(words: np.ndarray, storage: Storage, shape: tuple[int, ...]) -> Tensor:
     """The tensor whose entries `to_words` gave; it owns its memory."""
+    if 0 in shape:
+        return torch.empty(shape, dtype=storage.dtype)
     data = torch.from_numpy(np.ascontiguousarray(words).view(np.uint8))
     held = data.view(storage.held).reshape(shape)
     return held.to(storage.dtype) if storage.held != storage.dtype else held.clone()
