@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -194,6 +195,7 @@ def execute(experiment: Experiment) -> dict[str, Any]:
         "dataset": type(experiment.datamodule).__name__.lower(),
         "method": method_name(config),
         "pruning": _choice(config, "pruning"),
+        "coder": config.coder.name,
         "seed": config.seed,
         "order": getattr(method, "order", None),
         "num_levels": getattr(method, "num_levels", None),
@@ -215,6 +217,7 @@ def execute(experiment: Experiment) -> dict[str, Any]:
         "file": Path(summary.path).name,
         "torch": torch.__version__,
         "device": str(device),
+        "overrides": list(HydraConfig.get().overrides.task),
         "config_hash": config_hash(config),
     }
 

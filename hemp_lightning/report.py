@@ -1,0 +1,248 @@
+"""From run folders to one table and one picture: `hemp report RUNS... -o report/`."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import html
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+COLUMNS = (
+    "model",
+    "dataset",
+    "method",
+    "pruning",
+    "order",
+    "num_levels",
+    "lambda_entropy",
+    "seed",
+    "float_accuracy",
+    "accuracy",
+    "float_bytes",
+    "file_bytes",
+    "compression_ratio",
+    "bits_per_weight",
+    "fit_seconds",
+)
+
+
+def read_runs(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Read every results.json in and below the folders.
+
+    Args:
+        folders: Run folders, or folders that hold run folders.
+
+    Returns:
+        The results, each with its folder as `run`, sorted by model, dataset, method and size.
+
+    Raises:
+        FileNotFoundError: A folder does not exist, or there is no results.json in any of them.
+    """
+    folders = [Path(folder) for folder in folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"`RUNS`: expected a folder; found none at {folder}")
+    files = sorted({file for folder in folders for file in folder.rglob("results.json")})
+    if not files:
+        raise FileNotFoundError(
+            f"`RUNS`: expected at least one results.json below {', '.join(map(str, folders))}; "
+            f"found none. `python run.py` writes one into each run folder"
+        )
+    runs = [{**json.loads(file.read_text()), "run": str(file.parent)} for file in files]
+    runs.sort(key=lambda r: (r["model"], r["dataset"], label(r), r["file_bytes"]))
+    return runs
+
+
+def label(run: dict[str, Any]) -> str:
+    """What a run is called in a picture: its method, with its pruning and its order.
+
+    Example:
+        >>> label({"method": "hemp", "pruning": "lobster", "order": 2})
+        'hemp order 2 + lobster'
+    """
+    name = str(run["method"])
+    if run.get("order") is not None:
+        name += f" order {run['order']}"
+    if run.get("pruning", "none") != "none":
+        name += f" + {run['pruning']}"
+    return name
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in both numbers: fewer bytes, more accuracy.
+
+    Args:
+        points: Pairs of bytes and accuracy.
+
+    Returns:
+        Indices, by ascending bytes; of equal points the first.
+
+    Example:
+        >>> pareto_front([(100, 0.90), (50, 0.80), (120, 0.89), (60, 0.80)])
+        [1, 0]
+    """
+    front, best = [], float("-inf")
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[index][1] > best:
+            front.append(index)
+            best = points[index][1]
+    return front
+
+
+def over_seeds(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join runs that differ in nothing but the seed.
+
+    Returns:
+        For each group its label, mean and standard deviation (0 for one seed) of `file_bytes` and
+        `accuracy`, and the number of seeds.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in runs:
+        settings = tuple(w for w in run.get("overrides", ()) if not w.startswith("seed="))
+        key = (label(run), run.get("num_levels"), run.get("lambda_entropy"), settings)
+        groups.setdefault(key, []).append(run)
+    joined = []
+    for (name, *_), members in groups.items():
+        entry: dict[str, Any] = {"label": name, "seeds": len(members)}
+        for number in ("file_bytes", "accuracy"):
+            values = [float(member[number]) for member in members]
+            entry[number] = mean(values)
+            entry[f"{number}_spread"] = stdev(values) if len(values) > 1 else 0.0
+        joined.append(entry)
+    return joined
+
+
+def write_report(folders: Iterable[str | Path], output: str | Path) -> list[Path]:
+    """Write table, pictures and one self-contained page for all runs below the folders.
+
+    Args:
+        folders: As for `read_runs`.
+        output: Folder for results.csv, results.md, one rate-accuracy picture for each pair of
+            model and dataset, and report.html, which needs none of the others.
+
+    Returns:
+        The files written.
+    """
+    runs = read_runs(folders)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "results.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [*COLUMNS, "run"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(runs)
+    (output / "results.md").write_text(markdown(runs))
+    pictures = []
+    for pair in sorted({(run["model"], run["dataset"]) for run in runs}):
+        path = output / f"{pair[0]}_{pair[1]}.png"
+        draw_rate_accuracy([r for r in runs if (r["model"], r["dataset"]) == pair], path)
+        pictures.append(path)
+    (output / "report.html").write_text(page(runs, pictures))
+    return [output / "results.csv", output / "results.md", *pictures, output / "report.html"]
+
+
+def markdown(runs: Sequence[dict[str, Any]]) -> str:
+    """The runs as a Markdown table."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines += ["| " + " | ".join(cell(run, column) for column in COLUMNS) + " |" for run in runs]
+    return "\n".join(lines) + "\n"
+
+
+def cell(run: dict[str, Any], column: str) -> str:
+    """One entry of the table, as people read it.
+
+    Example:
+        >>> cell({"accuracy": 0.9913}, "accuracy"), cell({"file_bytes": 21996}, "file_bytes")
+        ('99.13 %', '21,996')
+    """
+    value = run.get(column)
+    if value is None:
+        return ""
+    if column.endswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    if column.endswith("_bytes"):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def draw_rate_accuracy(runs: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw bytes on a log axis against test accuracy: a line a method, the Pareto front marked."""
+    from matplotlib.figure import Figure
+
+    points = over_seeds(runs)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for name in sorted({point["label"] for point in points}):
+        line = sorted((p for p in points if p["label"] == name), key=lambda p: p["file_bytes"])
+        axes.errorbar(
+            [p["file_bytes"] for p in line],
+            [100 * p["accuracy"] for p in line],
+            xerr=[p["file_bytes_spread"] for p in line],
+            yerr=[100 * p["accuracy_spread"] for p in line],
+            marker="o",
+            capsize=2,
+            label=name,
+        )
+    pairs = [(p["file_bytes"], 100 * p["accuracy"]) for p in points]
+    front = [pairs[i] for i in pareto_front(pairs)]
+    axes.plot(*zip(*front, strict=True), "k--", linewidth=0.8, zorder=0)
+    axes.plot(
+        *zip(*front, strict=True), "ko", markersize=12, fillstyle="none", label="Pareto front"
+    )
+    best = 100 * mean(run["float_accuracy"] for run in runs)
+    axes.axhline(best, color="grey", linestyle=":", label=f"float network, {best:.2f} %")
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes of the whole file")
+    axes.set_ylabel("test accuracy of the decoded network, %")
+    axes.set_title(f"{runs[0]['model']} on {runs[0]['dataset']}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def page(runs: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
+    """One HTML page with the pictures inside it; it opens without a network."""
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell(run, c))}</td>" for c in COLUMNS) + "</tr>"
+        for run in runs
+    )
+    heading = "".join(f"<th>{column}</th>" for column in COLUMNS)
+    images = "".join(
+        f'<img alt="{picture.stem}" src="data:image/png;base64,'
+        f'{base64.b64encode(picture.read_bytes()).decode()}">'
+        for picture in pictures
+    )
+    style = (
+        "body{font:15px sans-serif;margin:2em;max-width:75em}img{max-width:100%}"
+        "table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:3px 7px}"
+        "td{text-align:right}"
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>hemp report</title>'
+        f"<style>{style}</style><h1>Size and accuracy of {len(runs)} runs</h1>{images}"
+        f"<table><tr>{heading}</tr>{rows}</table></html>\n"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command `hemp report`.
+
+    Args:
+        arguments: What stands after `hemp report` on the command line.
+
+    Returns:
+        The exit code, 0.
+    """
+    parser = argparse.ArgumentParser(
+        prog="hemp report", description="Tables and pictures from run folders."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders of them")
+    parser.add_argument("-o", "--output", default="report", help="folder to write to")
+    options = parser.parse_args(arguments)
+    for path in write_report(options.runs, options.output):
+        print(path)
+    return 0
