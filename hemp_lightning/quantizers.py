@@ -181,8 +181,10 @@ class UniformQuantizer:
 
     def fit(self, weights: Tensor, init: Codebook | None = None) -> Codebook:
         """Fit to `weights`; `init` is not needed and ignored. See `Quantizer.fit`."""
-        flat = _finite(weights)
-        low, high = (float(bound) for bound in torch.aminmax(flat))
+        flat = _flat(weights)
+        ends = torch.aminmax(flat)
+        _check_finite(flat, *ends)
+        low, high = (float(end) for end in ends)
         if low == high:
             return Codebook(flat[:1])
         if self.symmetric:
@@ -333,19 +335,23 @@ def _check_positive(name: str, value: int) -> None:
         raise ValueError(f"`{name}` must be at least 1; found {value}")
 
 
-def _finite(weights: Tensor) -> Tensor:
-    """The weights as a flat float32 tensor, checked."""
+def _flat(weights: Tensor) -> Tensor:
+    """The weights as a flat float32 tensor with at least one entry."""
     if not weights.is_floating_point():
         raise TypeError(f"`weights` must be a floating tensor; found {weights.dtype}")
     flat = weights.detach().reshape(-1).float()
     if not flat.numel():
         raise ValueError("`weights` must have at least one entry; found none")
-    if not torch.isfinite(flat).all():
+    return flat
+
+
+def _check_finite(flat: Tensor, *ends: Tensor) -> None:
+    """Raise if the ends of the range of `flat` are not finite; NaN counts as an end."""
+    if not all(torch.isfinite(end) for end in ends):
         bad = int((~torch.isfinite(flat)).sum())
         raise ValueError(
             f"`weights` must be finite; found {bad} of {flat.numel()} entries NaN or infinite"
         )
-    return flat
 
 
 def _sort(flat: Tensor) -> Tensor:
@@ -364,11 +370,12 @@ def _fit_sorted(
     lambda_rate: float,
 ) -> Codebook:
     """Lloyd's iteration for `D / var + lambda_rate * bits` on the sorted weights."""
-    ordered = _sort(_finite(weights))
+    ordered = _sort(_flat(weights))
+    _check_finite(ordered, ordered[0], ordered[-1])  # NaN sorts last
     distinct = _few_distinct(ordered, num_levels)
     if distinct is not None and lambda_rate == 0:
         return Codebook(distinct)
-    sums = torch.cat([ordered.new_zeros(1, dtype=torch.float64), ordered.double().cumsum(0)])
+    sums = _PrefixSums(ordered)
     zero = keep_zero and float(ordered[0]) <= 0.0 <= float(ordered[-1])
     # A few numbers from here on: everything but the search and the sums lives on the CPU.
     price = lambda_rate * float(ordered.var(correction=0)) if lambda_rate else 0.0
@@ -393,7 +400,7 @@ def _fit_sorted(
                 levels = _reseed(ordered, levels)
                 bits = np.zeros(len(levels))
             continue
-        totals = np.diff(sums[torch.from_numpy(borders).to(sums.device)].cpu().numpy())
+        totals = np.diff(sums.up_to(borders))
         means = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
         if zero:
             means[levels == 0] = 0.0
@@ -407,6 +414,28 @@ def _fit_sorted(
     device = ordered.device
     thresholds = torch.from_numpy(_thresholds(levels, bits, price).astype(np.float32))
     return Codebook(torch.from_numpy(levels.astype(np.float32)).to(device), thresholds.to(device))
+
+
+class _PrefixSums:
+    """Sums of the first `p` sorted weights, in float64, without a float64 copy of them all."""
+
+    BLOCK = 256
+
+    def __init__(self, ordered: Tensor) -> None:
+        self.ordered = ordered
+        whole = ordered[: len(ordered) // self.BLOCK * self.BLOCK].view(-1, self.BLOCK)
+        sums = whole.sum(1, dtype=torch.float64).cumsum(0)
+        self.heads = torch.cat([sums.new_zeros(1), sums])
+        self.within = torch.arange(self.BLOCK, device=ordered.device)
+
+    def up_to(self, positions: np.ndarray) -> np.ndarray:
+        """Sum of the weights before each position, float64, of the shape of `positions`."""
+        ends = torch.from_numpy(positions).to(self.ordered.device)
+        blocks = ends // self.BLOCK
+        places = blocks[:, None] * self.BLOCK + self.within
+        rest = self.ordered[places.clamp_max(len(self.ordered) - 1)].double()
+        rest = (rest * (places < ends[:, None])).sum(1)
+        return (self.heads[blocks] + rest).cpu().numpy()
 
 
 def _thresholds(levels: np.ndarray, bits: np.ndarray, price: float) -> np.ndarray:
