@@ -10,6 +10,7 @@ the loop and FORMAT.md for the bytes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -78,16 +79,18 @@ class ContextCoder:
     """
 
     name: ClassVar[str] = "context"
+    _code: ClassVar[Callable[..., bool]] = staticmethod(code_indices)
+    _has_flags: ClassVar[bool] = True
 
     def encode(self, indices: np.ndarray, num_levels: int) -> bytes:
         """Code `indices`. See `Coder.encode`."""
         indices = check_indices(indices, num_levels)
         if is_trivial(indices.shape, num_levels):
             return b""
-        options = _choose(indices, num_levels)
-        data = _encode(indices, num_levels, options)
+        options = _choose(indices, num_levels, self._code, self._has_flags)
+        data = _encode(indices, num_levels, options, self._code)
         if len(data) * 8 > 0.99 * indices.size * math.log2(num_levels):
-            plain = _encode(indices, num_levels, _Options(plain=True))
+            plain = _encode(indices, num_levels, _Options(plain=True), self._code)
             data = min(data, plain, key=len)
         return data
 
@@ -98,6 +101,8 @@ class ContextCoder:
         buffer = np.array(bytearray(data), np.uint8)
         state = coding.start_decoder(buffer)
         options = _code_options(coding.DECODE, state, buffer, num_levels, len(shape), _Options())
+        if options.flags and not self._has_flags:
+            raise HempFileError(None, 0, "no flags of silent rows", "flags")
         if options.plain:
             values = np.zeros(math.prod(shape), np.int32)
             coding.code_uniform(coding.DECODE, state, buffer, values, num_levels)
@@ -106,7 +111,7 @@ class ContextCoder:
             axes = scan_axes(options.scan, len(shape))
             dims = _dims(tuple(shape[axis] for axis in axes))
             values = np.zeros(math.prod(shape), np.int32)
-            code_indices(
+            self._code(
                 coding.DECODE, state, buffer, values, _NO_FLOATS, _NO_FLOATS,
                 dims, _model(options, num_levels),
             )  # fmt: skip
@@ -139,11 +144,11 @@ class ContextCoder:
         indices = check_indices(indices, num_levels)
         if is_trivial(indices.shape, num_levels):
             return np.zeros(indices.shape)
-        options = _choose(indices, num_levels)
+        options = _choose(indices, num_levels, self._code, self._has_flags)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
         cost = np.zeros(indices.size)
-        code_indices(
+        self._code(
             coding.MEASURE, coding.start_encoder(), _NO_BYTES,
             _differences(turned, options, num_levels), cost, _log2_table(),
             _dims(turned.shape), _model(options, num_levels),
@@ -157,12 +162,14 @@ class ContextCoder:
 
 def warm_up() -> None:
     """Compile the loops, or load them from numba's cache, so that no timing counts it."""
-    coder = ContextCoder()
+    from hemp_lightning.coding.context_fast import FastCoder
+
     indices = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    coder.decode(coder.encode(indices, 6), indices.shape, 6)
-    coder.rate(indices, 6)
     plain = _encode(indices, 6, _Options(plain=True))
-    coder.decode(plain, indices.shape, 6)
+    for coder in (ContextCoder(), FastCoder()):
+        coder.decode(coder.encode(indices, 6), indices.shape, 6)
+        coder.decode(plain, indices.shape, 6)
+        coder.rate(indices, 6)
 
 
 def _log2_table() -> np.ndarray:
@@ -202,7 +209,12 @@ def _from_differences(values: np.ndarray, options: _Options, num_levels: int) ->
     return values.astype(index_dtype(num_levels))
 
 
-def _encode(indices: np.ndarray, num_levels: int, options: _Options) -> bytes:
+def _encode(
+    indices: np.ndarray,
+    num_levels: int,
+    options: _Options,
+    code: Callable[..., bool] = code_indices,
+) -> bytes:
     turned = indices.transpose(scan_axes(options.scan, indices.ndim))
     size = 8192 + indices.size * num_levels.bit_length() // 8
     while True:
@@ -213,7 +225,7 @@ def _encode(indices: np.ndarray, num_levels: int, options: _Options) -> bytes:
             values = indices.reshape(-1).astype(np.int32)
             fits = coding.code_uniform(coding.ENCODE, state, buffer, values, num_levels)
         else:
-            fits = code_indices(
+            fits = code(
                 coding.ENCODE, state, buffer, _differences(turned, options, num_levels),
                 _NO_FLOATS, _NO_FLOATS, _dims(turned.shape), _model(options, num_levels),
             )  # fmt: skip
@@ -258,7 +270,12 @@ def _code_options(
     return replace(options, scale=scale)
 
 
-def _choose(indices: np.ndarray, num_levels: int) -> _Options:
+def _choose(
+    indices: np.ndarray,
+    num_levels: int,
+    code: Callable[..., bool] = code_indices,
+    has_flags: bool = True,
+) -> _Options:
     """Options by the statistics of the indices; the scan by coding a part in each."""
     counts = np.bincount(indices.reshape(-1), minlength=num_levels)
     centre = int(counts.argmax())
@@ -278,9 +295,9 @@ def _choose(indices: np.ndarray, num_levels: int) -> _Options:
     part = _part(indices, mean)
     sizes = {}
     for scan in _scans(indices.ndim, mean):
-        sizes[scan] = len(_encode(part, num_levels, replace(options, scan=scan)))
+        sizes[scan] = len(_encode(part, num_levels, replace(options, scan=scan), code))
     options = replace(options, scan=min(sizes, key=lambda scan: sizes[scan]))
-    if options.half or _silent_rows(indices, options) < 0.05:
+    if options.half or not has_flags or _silent_rows(indices, options) < 0.05:
         return options
     flags = replace(options, flags=True)
     if indices.size > _SMALL:

@@ -57,10 +57,10 @@ class Counter:
     def __init__(self, one: int = 1 << 21, count: int = 1) -> None:
         self.one, self.count = one, count
 
-    def learn(self, bit: int) -> None:
+    def learn(self, bit: int, limit: int = 1020) -> None:
         rate = 131072 // (2 * self.count + 3)
         self.one += ((bit * 4194303 - self.one) * rate) >> 16
-        self.count = min(self.count + 1, 1020)
+        self.count = min(self.count + 1, limit)
 
 
 class Mixer:
@@ -112,8 +112,8 @@ class Mixer:
         return bit
 
 
-def decode(data: bytes, shape: tuple[int, ...], num_levels: int) -> list[int]:
-    """The indices in row-major order."""
+def decode(data: bytes, shape: tuple[int, ...], num_levels: int, fast: bool = False) -> list[int]:
+    """The indices in row-major order; `fast`: of the fast coder."""
     bits = Bits(data)
     count = math.prod(shape)
     if bits.bit(8192):
@@ -139,9 +139,8 @@ def decode(data: bytes, shape: tuple[int, ...], num_levels: int) -> list[int]:
     turned = [shape[a] for a in axes]
     rows, mid = (turned[0], turned[1]) if len(turned) > 1 else (1, count)
     inner, last = (math.prod(turned[2:]), turned[-1]) if len(turned) > 2 else (1, 1)
-    values = _differences(
-        bits, rows, mid * inner, inner, last, below, above, half, binary, flags, shift
-    )
+    read = _fast_differences if fast else _differences
+    values = read(bits, rows, mid * inner, inner, last, below, above, half, binary, flags, shift)
     result = {}
     for place, value in zip(product(*map(range, turned)), values, strict=True):
         original = [0] * len(shape)
@@ -221,3 +220,50 @@ def _difference(mixer, contexts, below, above, half, binary, digits):
                 bit = mixer.bits.bit(32768)
         size = 2 * size + bit
     return sign * (size - (1 << digits) + 1)
+
+
+def _fast_differences(bits, rows, row, inner, last, below, above, half, binary, flags, shift):
+    assert not flags
+    past, counters, scale = [], {}, 1 << shift
+    digits = (max(below, above) - 1).bit_length()
+
+    def kind(value):
+        size = abs(value)
+        side = 0 if 2 * size < scale else 1 if size < 2 * scale else 2
+        return side if value > 0 else -side
+
+    def back(distance):
+        return past[-distance] if 0 < distance <= len(past) else 0
+
+    def decide(*key):
+        counter = counters.setdefault(key, Counter())
+        bit = bits.bit(min(max(counter.one >> 6, 1), 65535))
+        counter.learn(bit, 254)
+        return bit
+
+    for t in range(rows * row):
+        left, left2 = back(1), back(2)
+        over = back(last) if inner > 1 and t % inner >= last else back(row)
+        near = min((2 * abs(left) + abs(left2) + 2 * abs(over)) >> shift, 63)
+        if near >= 4:
+            near = 4 + (near - 4) // 2 if near < 12 else min(8 + (near - 12) // 4, 15)
+        if not half and not decide(near, 0):
+            past.append(0)
+            continue
+        negative = int(above == 0)
+        if below and above:
+            negative = decide(kind(left), kind(over), kind(back(inner) if inner > 1 else left2))
+        limit, sign, size = (below, -1, 1) if negative else (above, 1, 1)
+        if binary:
+            for r in range(digits - 1, -1, -1):
+                bit = 0
+                if ((2 * size + 1) << r) - (1 << digits) < limit:
+                    modelled = digits - r - 1 < 8
+                    bit = decide(near, 2 * size + negative) if modelled else bits.bit(32768)
+                size = 2 * size + bit
+            size -= (1 << digits) - 1
+        else:
+            while size < limit and decide(near, 2 * size + negative):
+                size += 1
+        past.append(sign * size)
+    return past
