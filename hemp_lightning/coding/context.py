@@ -23,6 +23,7 @@ from hemp_lightning.coding.base import (
     is_trivial,
     trivial_indices,
 )
+from hemp_lightning.coding.context_fast_kernel import code_fast
 from hemp_lightning.coding.context_kernel import code_indices
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.scans import SCANS, scan_axes
@@ -293,9 +294,10 @@ def _choose(
     if indices.ndim < 2:
         return options
     part = _part(indices, mean)
+    trial = code if mean < _SPARSE else code_fast  # which ranks the scans of dense tensors as well
     sizes = {}
     for scan in _scans(indices.ndim, mean):
-        sizes[scan] = len(_encode(part, num_levels, replace(options, scan=scan), code))
+        sizes[scan] = len(_encode(part, num_levels, replace(options, scan=scan), trial))
     options = replace(options, scan=min(sizes, key=lambda scan: sizes[scan]))
     if options.half or not has_flags or _silent_rows(indices, options) < 0.05:
         return options
@@ -331,7 +333,7 @@ def _silent_rows(indices: np.ndarray, options: _Options) -> float:
 
 def _part(indices: np.ndarray, mean: float) -> np.ndarray:
     """A corner of the tensor, large enough to compare scans on."""
-    wanted = max(indices.size // (4 if mean < _SPARSE else 24), 2048)
+    wanted = max(indices.size // (4 if mean < _SPARSE else 8), 4096)
     share = math.sqrt(min(wanted / indices.size, 1.0))
     rows = max(math.ceil(indices.shape[0] * share), min(indices.shape[0], 8))
     columns = max(math.ceil(indices.shape[1] * share), min(indices.shape[1], 8))
