@@ -12,6 +12,8 @@ from hemp_lightning.errors import HempFileError
 MAX_LEVELS = 65_536
 """The most levels an index can name: it fits in 16 bits."""
 
+_PIECE = 2**18
+
 
 class Coder(Protocol):
     """Indices <-> bytes, without loss.
@@ -83,6 +85,22 @@ def check_indices(indices: np.ndarray, num_levels: int) -> np.ndarray:
             f"found {int(indices.min())} to {int(indices.max())}"
         )
     return indices.astype(index_dtype(num_levels), copy=False)
+
+
+def gather(table: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Rows of `table` at `positions`, `(N,)`, which lie in it.
+
+    NumPy turns positions into eight bytes each first; piece by piece that costs no memory.
+
+    Example:
+        >>> gather(np.array([0.5, 2.0]), np.array([1, 1, 0], np.uint8))
+        array([2. , 2. , 0.5])
+    """
+    rows = np.empty((len(positions), *table.shape[1:]), table.dtype)
+    for start in range(0, len(positions), _PIECE):
+        piece = positions[start : start + _PIECE]
+        np.take(table, piece, axis=0, out=rows[start : start + _PIECE], mode="clip")
+    return rows
 
 
 def is_trivial(shape: tuple[int, ...], num_levels: int) -> bool:

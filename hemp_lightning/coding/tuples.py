@@ -16,7 +16,13 @@ from typing import Any, ClassVar
 import constriction
 import numpy as np
 
-from hemp_lightning.coding.base import check_indices, index_dtype, is_trivial, trivial_indices
+from hemp_lightning.coding.base import (
+    check_indices,
+    gather,
+    index_dtype,
+    is_trivial,
+    trivial_indices,
+)
 from hemp_lightning.coding.counts import MAX_LISTED, PRECISION, CountTable
 from hemp_lightning.coding.integers import ByteReader, pack_bits, unpack_bits, varint
 from hemp_lightning.errors import HempFileError
@@ -117,8 +123,8 @@ def _encode_tuples(tuples: np.ndarray, num_levels: int) -> bytes:
         spelled = tuples[~listed[ranks]].reshape(-1)
         symbol_of = np.zeros(num_levels, np.int32)
         symbol_of[tables[1].cells] = np.arange(len(tables[1].cells))
-        _push(coder, symbol_of[spelled], tables[1])
-    _push(coder, symbols.astype(np.int32)[ranks], table)
+        _push(coder, gather(symbol_of, spelled), tables[1])
+    _push(coder, gather(symbols.astype(np.int32), ranks), table)
     words = coder.get_compressed().astype("<u4").tobytes()
     return b"".join(part.to_bytes() for part in tables) + words.rstrip(b"\0")
 
@@ -135,7 +141,7 @@ def _count(tuples: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray,
         return distinct, counts, ranks
     dense = np.bincount(numbers)
     cells = np.flatnonzero(dense)
-    return cells, dense[cells], (np.cumsum(dense > 0, dtype=np.int32) - 1)[numbers]
+    return cells, dense[cells], gather(np.cumsum(dense > 0, dtype=np.int32) - 1, numbers)
 
 
 def _plan(
@@ -247,12 +253,12 @@ def _decode_tuples(
     for place in range(order):
         column = table.cells // num_levels ** (order - 1 - place) % num_levels
         entries[len(entries) - len(column) :, place] = column
-    np.take(entries, symbols, axis=0, out=tuples)
+    tuples[:] = gather(entries, symbols)
     rare = tuples[:0]
     if levels is not None:
         escaped = symbols == 0
         spelled = _pop(coder, int(escaped.sum()) * order, levels)
-        rare = levels.cells.astype(tuples.dtype)[spelled].reshape(-1, order)
+        rare = gather(levels.cells.astype(tuples.dtype), spelled).reshape(-1, order)
         tuples[escaped] = rare
     if not coder.is_empty():
         raise HempFileError(None, start, "coded tuples that end with the payload", "more of them")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from hemp_lightning.coding import CODERS, Coder, coder_by_id, get_coder
 from hemp_lightning.coding.integers import (
@@ -56,6 +57,8 @@ def read_block(reader: ByteReader, count: int, storage: Storage) -> np.ndarray:
         words = _read_differences(reader, count, _integer_dtype(storage))
     else:
         raise HempFileError(None, start, f"a method for {storage.label}", str(method))
+    if storage.dtype == torch.bool and int(words.max()) > 1:
+        raise HempFileError(None, start, "entries 0 and 1 of a bool tensor", str(int(words.max())))
     return words
 
 

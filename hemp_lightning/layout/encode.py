@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.coding import CODERS, get_coder
-from hemp_lightning.coding.base import Coder, index_dtype
+from hemp_lightning.coding.base import Coder, gather, index_dtype
 from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.layout.levels import needs_wide
 from hemp_lightning.layout.sections import Content
@@ -65,7 +65,7 @@ def encode_quantized(
     if len(used) < codebook.num_levels:
         ranks = np.zeros(codebook.num_levels, index_dtype(len(used)))
         ranks[used] = np.arange(len(used))
-        indices = ranks[indices.reshape(-1)].reshape(indices.shape)
+        indices = gather(ranks, indices.reshape(-1)).reshape(indices.shape)
     coder, payload = 0, b""
     if len(used) > 1:
         coded = [(c.encode(indices, len(used)), CODERS[c.name].number) for c in options.coders()]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.coding import coder_by_id
-from hemp_lightning.coding.base import index_dtype
+from hemp_lightning.coding.base import gather, index_dtype
 from hemp_lightning.coding.integers import ByteReader
 from hemp_lightning.errors import located
 from hemp_lightning.layout.blocks import read_block, write_block
@@ -66,7 +66,7 @@ class Content:
         record = self.record
         if record.kind == PLAIN:
             return from_words(self.values, record.storage, record.shape)
-        weights = np.take(self.values, self.indices().reshape(-1)).reshape(record.shape)
+        weights = gather(self.values, self.indices().reshape(-1)).reshape(record.shape)
         return torch.from_numpy(weights).to(record.storage.dtype)
 
 

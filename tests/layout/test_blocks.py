@@ -21,7 +21,8 @@ INT64, UINT8, BOOL = EXACT[torch.int64], EXACT[torch.uint8], EXACT[torch.bool]
 @given(st.data(), st.sampled_from(sorted(STORAGES)))
 def test_words_come_back(data, number):
     storage = STORAGES[number]
-    words = data.draw(arrays(f"u{storage.word}", st.integers(1, 80)))
+    entries = st.integers(0, 1 if storage is BOOL else 256**storage.word - 1)
+    words = data.draw(arrays(f"u{storage.word}", st.integers(1, 80), elements=entries))
     block = write_block(words, storage)
     assert len(block) <= 1 + words.nbytes
     reader = ByteReader(block + b"x")
@@ -62,6 +63,7 @@ def test_bytes_as_they_are_are_little_endian():
         ("03", 1, INT64, "byte 0: expected a method for int64, found 3"),
         ("02", 1, HALF, "expected a method for float32 as float16, found 2"),
         ("02", 2**16 + 1, INT64, "expected a method for int64, found 2"),
+        ("000102", 2, BOOL, "byte 0: expected entries 0 and 1 of a bool tensor, found 2"),
         ("0000", 1, HALF, "expected 2 bytes of entries, found 1 bytes to the end"),
         ("0103", 1, UINT8, "byte 1: expected coder 0, 1 or 2 of a plane, found 3"),
         ("0100", 1, UINT8, "expected 1 bytes of a plane, found 0 bytes to the end"),
