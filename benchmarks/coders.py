@@ -1,6 +1,6 @@
 """Every coder on a fixed corpus of index sets: bytes, and how fast it codes and decodes.
 
-    python benchmarks/coders.py --checkpoints ../shared/data/checkpoints [--nncodec FOLDER]
+    python -m benchmarks.coders --checkpoints ../shared/data/checkpoints [--nncodec FOLDER]
         [--indices more.npz ...] [--large] > benchmarks/results/coders.md
 
 The corpus: the weights of pretrained CIFAR ResNets, quantized after training (uniform and
