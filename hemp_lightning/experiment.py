@@ -15,14 +15,15 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from hemp_lightning.baselines import PostTraining, decode_into
+from hemp_lightning.baselines import PostTraining
 from hemp_lightning.baselines.weights import network_of
 from hemp_lightning.classifier import Classifier, accuracy
 from hemp_lightning.coding import get_coder
+from hemp_lightning.container import load_into
 from hemp_lightning.models import build, load_checkpoint
 from hemp_lightning.results import draw_weights, float_bytes, peak_memory_bytes
 
@@ -122,6 +123,7 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
         callbacks=[callback for callback in callbacks if callback is not None],
         logger=loggers or False,
         default_root_dir=str(folder),
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
     )
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
@@ -175,7 +177,7 @@ def execute(experiment: Experiment) -> dict[str, Any]:
     summary: Any = method.summary  # type: ignore[attr-defined]
     decoded = new_network(config, experiment.datamodule)
     started = time.perf_counter()
-    decode_into(decoded, summary.path)
+    load_into(decoded, summary.path)
     decode_seconds = time.perf_counter() - started
     floating = new_network(config, experiment.datamodule)
     assert experiment.snapshot.state is not None  # taken at the latest when training ended

@@ -43,14 +43,14 @@ def read_runs(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: A folder does not exist, or there is no results.json in any of them.
     """
-    folders = [Path(folder) for folder in folders]
-    for folder in folders:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"`RUNS`: expected a folder; found none at {folder}")
-    files = sorted({file for folder in folders for file in folder.rglob("results.json")})
+    paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"`RUNS`: expected a folder; found none at {path}")
+    files = sorted({file for path in paths for file in path.rglob("results.json")})
     if not files:
         raise FileNotFoundError(
-            f"`RUNS`: expected at least one results.json below {', '.join(map(str, folders))}; "
+            f"`RUNS`: expected at least one results.json below {', '.join(map(str, paths))}; "
             f"found none. `python run.py` writes one into each run folder"
         )
     runs = [{**json.loads(file.read_text()), "run": str(file.parent)} for file in files]

@@ -6,7 +6,6 @@ from hemp_lightning.baselines.deep_compression import DeepCompression
 from hemp_lightning.baselines.lsq import LSQ
 from hemp_lightning.baselines.post_training import PostTraining
 from hemp_lightning.baselines.pruning import LOBSTER, MagnitudePruning
-from hemp_lightning.baselines.reading import decode_into
 
 __all__ = [
     "LOBSTER",
@@ -14,5 +13,4 @@ __all__ = [
     "DeepCompression",
     "MagnitudePruning",
     "PostTraining",
-    "decode_into",
 ]

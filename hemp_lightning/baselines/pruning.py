@@ -257,7 +257,7 @@ class LOBSTER(Pruning):
         network = network_of(pl_module)
         network.eval()
         total, count = 0.0, 0
-        for images, labels in trainer.val_dataloaders:
+        for images, labels in trainer.val_dataloaders or ():
             scores = network(images.to(pl_module.device))
             labels = labels.to(pl_module.device)
             total += float(F.cross_entropy(scores, labels, reduction="sum"))
