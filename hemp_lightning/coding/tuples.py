@@ -248,7 +248,7 @@ def _decode_tuples(
     coder = constriction.stream.stack.AnsCoder(np.frombuffer(padded, "<u4").astype(np.uint32))
     symbols = _pop(coder, size, table)
     bits = 8.0 * len(words) - coder.num_valid_bits()
-    # One row for each symbol; that of the escape is filled in after.
+    # One row for each symbol; that of the escape does not matter.
     entries = np.zeros((len(table.cells) + table.has_escape, order), tuples.dtype)
     for place in range(order):
         column = table.cells // num_levels ** (order - 1 - place) % num_levels
@@ -257,9 +257,9 @@ def _decode_tuples(
     rare = tuples[:0]
     if levels is not None:
         escaped = symbols == 0
-        spelled = _pop(coder, int(escaped.sum()) * order, levels)
+        spelled = _pop(coder, np.count_nonzero(escaped) * order, levels)
         rare = gather(levels.cells.astype(tuples.dtype), spelled).reshape(-1, order)
-        tuples[escaped] = rare
+        np.place(tuples, np.broadcast_to(escaped[:, None], tuples.shape), rare)
     if not coder.is_empty():
         raise HempFileError(None, start, "coded tuples that end with the payload", "more of them")
     return bits, rare
