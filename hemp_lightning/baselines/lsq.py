@@ -117,7 +117,7 @@ class LSQ(Callback):
                 self.steps[name] = step.clamp(min=1e-8)
         self.steps = {k: s.to(pl_module.device).requires_grad_() for k, s in self.steps.items()}
         # One group a tensor: the learning rate is relative to the size of its step.
-        groups = [{"params": [s], "lr": self.step_lr * float(s)} for s in self.steps.values()]
+        groups = [{"params": [s], "lr": self.step_lr * s.item()} for s in self.steps.values()]
         self._optimizer = torch.optim.Adam(groups)
         for group in self._optimizer.param_groups:
             group["first_lr"] = group["lr"]

@@ -50,7 +50,7 @@ def cubic_share(progress: float, share: float) -> float:
     Source: Zhu and Gupta, To prune, or not to prune, 2017, equation 1, from an initial share of 0.
 
     Example:
-        >>> cubic_share(0.5, 0.8)
+        >>> round(cubic_share(0.5, 0.8), 6)
         0.7
     """
     return share * (1.0 - (1.0 - min(max(progress, 0.0), 1.0)) ** 3)

@@ -12,6 +12,7 @@ class FastCoder(ContextCoder):
     """Adaptive contexts without mixing: larger files than `ContextCoder` by a few percent, sooner.
 
     Example:
+        >>> import numpy as np
         >>> indices = np.zeros((64, 64), np.uint8)
         >>> indices[5, ::7] = 2
         >>> data = FastCoder().encode(indices, num_levels=3)

@@ -200,9 +200,9 @@ def test_random_indices_cost_their_entropy() -> None:
 
 def test_rows_and_tuples_are_learned() -> None:
     indices = sparse(11, (100, 100), 3)
-    share = np.bincount(indices.reshape(-1), minlength=3) / indices.size
-    entropy = -(share * np.log2(share)).sum() * indices.size / 8
-    assert len(ContextCoder().encode(indices, 3)) < 0.75 * entropy
+    busy = np.bincount(indices[::5].reshape(-1), minlength=3) / indices[::5].size
+    told_the_rows = -(busy * np.log2(busy)).sum() * indices[::5].size / 8
+    assert len(ContextCoder().encode(indices, 3)) < 1.15 * told_the_rows
     pairs = np.repeat(np.random.default_rng(2).integers(0, 8, (64, 50)), 2, axis=1)
     assert len(ContextCoder().encode(pairs, 8)) < 0.75 * pairs.size * 3 / 8
 
