@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 SCRIPT = """
+import os
 import sys
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from hemp_lightning import HEMPCallback
 
 class Net(LightningModule):
@@ -31,13 +32,16 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 net, x = Net(), torch.randn(64, 12)
 data = TensorDataset(x, (x[:, 0] > 0).long())
+rank = int(os.environ.get("LOCAL_RANK", 0))
+sampler = DistributedSampler(data, devices, rank, shuffle=False) if devices > 1 else None
+loader = DataLoader(data, batch_size=16 // devices, sampler=sampler)
 hemp = HEMPCallback(num_levels=4, lambda_entropy=0.5, path=f"{folder}/{devices}.hemp")
 trainer = Trainer(
     accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=3,
     callbacks=[hemp], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-    enable_model_summary=False, use_distributed_sampler=True,
+    enable_model_summary=False, use_distributed_sampler=False,
 )
-trainer.fit(net, DataLoader(data, batch_size=16 // devices))
+trainer.fit(net, loader)
 levels = {name: book.levels for name, book in hemp.codebooks.items()}
 state = {"weights": net.state_dict(), "levels": levels, "wrote": hemp.summary is not None}
 torch.save(state, f"{folder}/{devices}-{trainer.global_rank}.pt")
