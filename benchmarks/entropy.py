@@ -1,0 +1,176 @@
+"""Speed of the entropy term, the quantizers and a training step, as ratios within one run.
+
+    python benchmarks/entropy.py --threads 1 > benchmarks/results/entropy.md
+
+Every time is the least of several, in turn with the yardstick it is divided by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections.abc
+import logging
+import platform
+import time
+import warnings
+from datetime import date
+from functools import partial
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import hemp_lightning
+from hemp_lightning import HEMPCallback
+from hemp_lightning.entropy import entropy_and_gradients
+from hemp_lightning.models import build
+from hemp_lightning.quantizers import LloydMaxQuantizer
+
+
+def timed(actions: list[collections.abc.Callable[[], object]], rounds: int) -> list[float]:
+    """Least seconds of each action, the actions taken in turn."""
+    best = [float("inf")] * len(actions)
+    for action in actions:
+        action()
+    for _ in range(rounds):
+        for i, action in enumerate(actions):
+            start = time.perf_counter()
+            action()
+            best[i] = min(best[i], time.perf_counter() - start)
+    return best
+
+
+def entropy_table(sizes: list[int]) -> None:
+    """Value and gradient against `torch.clone` and `torch.sin` of the same weights."""
+    print("\n## Entropy term: value and gradient\n")
+    print("| weights | order | levels | ms | ns per weight | of torch.clone | of torch.sin |")
+    print("|---|---|---|---|---|---|---|")
+    for size in sizes:
+        weights = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 0.1
+        rounds = 7 if size <= 10**6 else 2
+        for num_levels in (4, 16, 64):
+            levels = torch.linspace(-0.35, 0.35, num_levels)
+            for order in (1, 2, 3, 4):
+                term = partial(entropy_and_gradients, [weights], [levels], order)
+                seconds, clone, sine = timed([term, weights.clone, weights.sin], rounds)
+                nanoseconds = 1e9 * seconds / size
+                print(
+                    f"| {size:,} | {order} | {num_levels} | {1e3 * seconds:.2f} "
+                    f"| {nanoseconds:.2f} | {seconds / clone:.1f} | {seconds / sine:.2f} |",
+                    flush=True,
+                )
+
+
+def quantizer_table() -> None:
+    """Lloyd-Max with 16 levels: a first fit, a refit, and the assignment."""
+    print("\n## Lloyd-Max, 16 levels\n")
+    print("| weights | fit s | refit s | assign s | torch.sort s |")
+    print("|---|---|---|---|---|")
+    for size in (11_000_000, 25_500_000):
+        weights = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 0.1
+        quantizer = LloydMaxQuantizer(16)
+        book = quantizer.fit(weights)
+        moved = weights + 1e-4 * weights.flip(0)
+        columns = timed(
+            [
+                lambda: quantizer.fit(weights),  # noqa: B023
+                lambda: quantizer.fit(moved, book),  # noqa: B023
+                lambda: book.assign(weights),  # noqa: B023
+                lambda: torch.sort(weights),  # noqa: B023
+            ],
+            2,
+        )
+        print(f"| {size:,} | " + " | ".join(f"{seconds:.3f}" for seconds in columns) + " |")
+
+
+class Module(LightningModule):
+    """A network of the zoo on random images."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.network = build(name)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
+        """Cross entropy."""
+        return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD with momentum."""
+        return torch.optim.SGD(self.parameters(), lr=1e-3, momentum=0.9)
+
+
+class StepTimer(Callback):
+    """Seconds from the start of one batch to the start of the next."""
+
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+
+    def on_train_batch_start(self, *_: object) -> None:
+        """Take the time."""
+        self.stamps.append(time.perf_counter())
+
+
+def median_step(name: str, channels: int, size: int, steps: int, with_callback: bool) -> float:
+    """Median seconds of a training step with a batch of 128."""
+    images = torch.randn(128 * steps, channels, size, size)
+    data = TensorDataset(images, torch.randint(0, 10, (len(images),)))
+    timer = StepTimer()
+    callbacks = [timer, HEMPCallback(order=3, num_levels=16)] if with_callback else [timer]
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+    trainer.fit(Module(name), DataLoader(data, batch_size=128))
+    gaps = torch.tensor(timer.stamps).diff()
+    return float(gaps[2:].median())
+
+
+def step_table(networks: list[str]) -> None:
+    """A training step with the callback (order 3, 16 levels, every step) over one without."""
+    print("\n## Training step, batch 128, order 3, 16 levels\n")
+    print("| network | step without, ms | step with, ms | ratio |")
+    print("|---|---|---|---|")
+    for name in networks:
+        channels, size, steps = (1, 28, 60) if name.startswith("lenet") else (3, 32, 8)
+        pairs = [
+            [median_step(name, channels, size, steps, on) for on in (False, True)] for _ in range(3)
+        ]
+        without, with_callback = (min(column) for column in zip(*pairs, strict=True))
+        print(
+            f"| {name} | {1e3 * without:.1f} | {1e3 * with_callback:.1f} "
+            f"| {with_callback / without:.3f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sizes", type=float, nargs="+", default=[1e5, 1e6, 1e7, 1e8])
+    parser.add_argument("--networks", nargs="*", default=["lenet5", "resnet20", "resnet18"])
+    parser.add_argument("--skip", nargs="*", default=[], choices=["entropy", "quantizers"])
+    args = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(args.threads)
+    print(f"# Speed, {args.threads} thread(s)\n")
+    print(
+        f"{platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"hemp_lightning {hemp_lightning.__version__}, {date.today()}"
+    )
+    if "entropy" not in args.skip:
+        entropy_table([int(size) for size in args.sizes])
+    if "quantizers" not in args.skip:
+        quantizer_table()
+    step_table(args.networks)
+
+
+if __name__ == "__main__":
+    main()
