@@ -138,18 +138,17 @@ def entropy_and_gradients(
     check_scan(scan)
     real = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
     scanned = [w.detach().permute(scan_axes(scan, w.ndim)) for w in weights]
-    # One tensor in its own order needs no copy.
-    flat = torch.cat([w.reshape(-1).to(real) for w in scanned])
+    parts = [w.reshape(-1).to(real) for w in scanned]
+    flat = torch.cat(parts) if len(parts) > 1 else parts[0]
     sizes = [w.numel() for w in weights]
     level_list = [entry.detach().to(real) for entry in levels]
+    scale = 1 / max(1, len(flat))
     bits, gradient = _bits_and_gradient(
-        flat, sizes, level_list, order, scope == "network", backend, with_gradients
+        flat, sizes, level_list, order, scope == "network", backend, with_gradients, scale
     )
-    rate = bits / max(1, len(flat))
     if not with_gradients:
-        return rate, []
-    gradient /= max(1, len(flat))
-    return rate, [
+        return bits * scale, []
+    return bits * scale, [
         part.reshape(w.shape).permute(_inverse(scan_axes(scan, w.ndim)))
         for part, w in zip(gradient.split(sizes), scanned, strict=True)
     ]
@@ -251,13 +250,14 @@ def _bits_and_gradient(
     pooled: bool,
     backend: str,
     with_gradient: bool,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Bits of whole tuples and of left-over weights, and the gradient of the sum."""
+    """Bits of whole tuples and of left-over weights, and `scale` times the gradient of the sum."""
     layout = Layout.of(sizes, levels, order, pooled)
     compute = _torch_bits_and_gradient
     if backend != "torch" and flat.device.type == "cpu":
         compute = cpu.bits_and_gradient
-    bits, gradient = compute(flat, layout, with_gradient)
+    bits, gradient = compute(flat, layout, with_gradient, scale)
     left = [size % order for size in sizes]
     if any(left):
         ends = np.cumsum(sizes)
@@ -266,7 +266,7 @@ def _bits_and_gradient(
             np.concatenate([np.arange(e - n, e) for e, n in zip(ends, left, strict=True)])
         ).to(flat.device, non_blocking=True)
         more, rest = _bits_and_gradient(
-            flat[where], left, levels, 1, pooled, backend, with_gradient
+            flat[where], left, levels, 1, pooled, backend, with_gradient, scale
         )
         bits = bits + more
         if with_gradient:
@@ -275,7 +275,7 @@ def _bits_and_gradient(
 
 
 def _torch_bits_and_gradient(
-    flat: Tensor, layout: Layout, with_gradient: bool
+    flat: Tensor, layout: Layout, with_gradient: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """The plain version, on any device: the formula corner by corner. See `cpu.bits_and_gradient`.
 
@@ -312,7 +312,7 @@ def _torch_bits_and_gradient(
             inside = (raw >= 0) & (raw < 1)
             start = layout.starts[segment]
             gradient[start : start + slope.numel()] = (
-                (-slope * inverse * inside).reshape(-1).to(real)
+                (slope * inverse * inside * -scale).reshape(-1).to(real)
             )
     return bits, gradient
 

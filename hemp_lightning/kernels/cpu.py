@@ -1,9 +1,10 @@
 """Soft entropy and its gradient on the CPU, compiled with numba.
 
-Three passes over the weights: find each weight's cell and its place between two levels, add the
-`2^n` corner products of each tuple to the table, and contract the logarithms of the table with all
-but one factor of each product. Tuples are dealt to a number of partial tables that depends on the
-sizes alone and the parts are added in order, so the result is the same on any number of threads.
+Two passes over the weights: the first finds each weight's cell and its place between two levels and
+adds the `2^n` corner products of each tuple to the table; the second contracts the logarithms of
+the table with all but one factor of each product. Tuples are dealt to a number of partial tables
+that depends on the sizes alone and the parts are added in order, so the result is the same on any
+number of threads.
 """
 
 from __future__ import annotations
@@ -53,23 +54,40 @@ def _fill_buckets(levels, buckets):  # type: ignore[no-untyped-def]
         buckets[bucket] = cell
 
 
-@_jit
-def _locate(weights, levels, inverse, buckets, cells, fractions):  # type: ignore[no-untyped-def]
-    """Cell of each weight and its place in it: below 0 or at least 1 outside the levels."""
-    last = levels.shape[0] - 2
-    lowest = levels[0]
+@_inlined
+def _number(weights, levels, buckets, numbers):  # type: ignore[no-untyped-def]
+    """Bucket of each weight."""
     real = weights.dtype.type
+    lowest = levels[0]
     top = real(buckets.shape[0] - 1)
-    scale = real(top / (np.float64(levels[last + 1]) - np.float64(lowest)))
+    scale = real(top / (np.float64(levels[-1]) - np.float64(lowest)))
     zero = real(0)
-    for p in range(weights.shape[0]):
-        weight = weights[p]
-        cell = np.int64(buckets[np.int32(min(max((weight - lowest) * scale, zero), top))])
-        cell += np.int64((weight >= levels[cell + 1]) & (cell < last))
-        while cell < last and weight >= levels[cell + 1]:
-            cell += 1
-        cells[p] = cell
-        fractions[p] = (weight - levels[cell]) * inverse[cell]
+    for p in range(weights.shape[0]):  # a loop of its own, which the compiler vectorises
+        number = (weights[p] - lowest) * scale
+        number = number if number > zero else zero  # NaN too
+        numbers[p] = np.int32(number if number < top else top)
+
+
+@_inlined
+def _cell(weight, number, above, buckets):  # type: ignore[no-untyped-def]
+    """Cell of a weight in the bucket of that number."""
+    cell = np.uint64(buckets[np.uint64(number)])
+    while weight >= above[cell]:
+        cell += np.uint64(1)
+    return cell
+
+
+@_jit
+def _locate(weights, levels, above, inverse, buckets, cells, fractions):  # type: ignore[no-untyped-def]
+    """Cell of each weight and its place in it: below 0 or at least 1 outside the levels."""
+    numbers = np.empty(4096, np.int32)
+    for start in range(0, weights.shape[0], 4096):
+        these = slice(start, start + 4096)
+        _number(weights[these], levels, buckets, numbers)
+        for p in range(start, min(start + 4096, weights.shape[0])):
+            cell = _cell(weights[p], numbers[p - start], above, buckets)
+            cells[p] = cell
+            fractions[p] = (weights[p] - levels[cell]) * inverse[cell]
 
 
 @_jit
@@ -119,19 +137,22 @@ def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor) -> Tensor:
 
 
 @_jit
-def _finish(table, parts, cells, total, floor, logs):  # type: ignore[no-untyped-def]
-    """Add the parts of a table, fill in `log2 p`, and return the bits of all its tuples."""
+def _finish(table, parts, cells, total, logs):  # type: ignore[no-untyped-def]
+    """Add the parts of a table, fill in `log2` of the mass, and return the bits of all its tuples.
+
+    The gradient needs differences of logarithms only, so the logarithm of the total is left out:
+    that of an empty cell, which counts as one tuple, is 0, and float32 holds small ones well.
+    """
     bits = 0.0
     for cell in range(cells):
         mass = table[cell]
         for part in range(1, parts):
             mass += table[part * cells + cell]
         if mass > 0:
-            log = np.log2(mass / total)
-            bits -= mass * log
-            logs[cell] = log
+            bits -= mass * np.log2(mass / total)
+            logs[cell] = np.log2(mass)
         else:
-            logs[cell] = floor
+            logs[cell] = 0
     return bits
 
 
@@ -193,34 +214,114 @@ def kernels(order: int) -> Kernels:
             inside = (raw >= 0.0) & (raw < 1.0)
             fractions[first + j] = -slope * inverse[cells[first + j]] if inside else 0.0
 
+    # The dense passes go through the tuples a block at a time, one simple loop after the other:
+    # the compiler vectorises them, and what they leave behind stays in the nearest cache.
+    block = max(16, min(512, 4096 >> order))
+
+    @_inlined
+    def split(products, places, j, count):  # type: ignore[no-untyped-def]
+        """Multiply products of `j` factors by factor `j`: its lower half, then its upper half."""
+        one = places.dtype.type(1)
+        half = 1 << j
+        for k in range(half):
+            for t in range(count):
+                products[half + k, t] = products[k, t] * places[j, t]
+                products[k, t] = products[k, t] * (one - places[j, t])
+
     @_jit
     def accumulate(  # type: ignore[no-untyped-def]
-        weights, cells, fractions, begin, end, levels, inverse, buckets, num_levels, offsets, table
+        weights,
+        cells,
+        fractions,
+        begin,
+        end,
+        levels,
+        above,
+        inverse,
+        buckets,
+        num_levels,
+        offsets,
+        table,
     ):
-        first = begin * order
-        last = end * order
-        _locate(
-            weights[first:last], levels, inverse, buckets, cells[first:last], fractions[first:last]
-        )
-        product = np.empty(corners, np.float64)
-        for t in range(begin, end):
-            base = products(cells, fractions, t * order, num_levels, product)
-            for k in range(corners):
-                table[base + offsets[k]] += product[k]
+        real = weights.dtype
+        zero, one = real.type(0), real.type(1)
+        numbers = np.empty(block * order, np.int32)
+        bases = np.empty(block, np.int64)
+        places = np.empty((order, block), real)
+        products = np.empty((corners, block), real)
+        for start in range(begin, end, block):
+            count = min(block, end - start)
+            first = start * order
+            _number(weights[first : first + count * order], levels, buckets, numbers)
+            for t in range(count):
+                base = np.int64(0)
+                for j in range(order):
+                    p = t * order + j
+                    weight = weights[first + p]
+                    cell = _cell(weight, numbers[p], above, buckets)
+                    place = (weight - levels[cell]) * inverse[cell]
+                    cells[first + p] = cell
+                    fractions[first + p] = place
+                    base = base * num_levels + np.int64(cell)
+                    place = place if place > zero else zero
+                    places[j, t] = place if place < one else one
+                bases[t] = base
+            products[0, :] = 1
+            for j in range(order):
+                split(products, places, j, count)
+            for t in range(count):
+                for k in range(corners):
+                    table[np.uint64(bases[t] + offsets[k])] += products[k, t]
 
     @_jit
     def gradient(  # type: ignore[no-untyped-def]
         cells, fractions, begin, end, inverse, num_levels, offsets, logs
     ):
-        values = np.empty(2 * corners, np.float64)
-        factors = np.empty(corners, np.float64)
-        for t in range(begin, end):
-            base = np.int64(0)
-            for j in range(order):
-                base = base * num_levels + cells[t * order + j]
-            for k in range(corners):
-                values[k] = logs[base + offsets[k]]
-            slopes(cells, fractions, t * order, inverse, values, factors)
+        real = fractions.dtype
+        zero, one = real.type(0), real.type(1)
+        places = np.empty((order, block), real)
+        values = np.empty((2 * corners, block), real)
+        factors = np.empty((corners, block), real)
+        slopes = np.empty(block, real)
+        for start in range(begin, end, block):
+            count = min(block, end - start)
+            own_cells = cells[start * order : (start + count) * order]
+            own = fractions[start * order : (start + count) * order]
+            for t in range(count):
+                base = np.int64(0)
+                for j in range(order):
+                    p = t * order + j
+                    base = base * num_levels + own_cells[p]
+                    place = own[p] if own[p] > zero else zero
+                    places[j, t] = place if place < one else one
+                for k in range(corners):
+                    values[k, t] = logs[np.uint64(base + offsets[k])]
+            first = 0
+            size = corners
+            for j in range(order - 1, -1, -1):  # contract one factor after the other ...
+                half = size >> 1
+                for k in range(half):
+                    for t in range(count):
+                        low = values[first + k, t]
+                        step = values[first + half + k, t] - low
+                        values[first + size + k, t] = low + step * places[j, t]
+                first += size
+                size = half
+            factors[0, :] = 1
+            for j in range(order):  # ... and back, leaving one factor out at a time
+                half = 1 << j
+                first -= half << 1
+                slopes[:] = 0
+                for k in range(half):
+                    for t in range(count):
+                        step = values[first + k, t] - values[first + half + k, t]
+                        slopes[t] += factors[k, t] * step
+                if j + 1 < order:
+                    split(factors, places, j, count)
+                for t in range(count):
+                    p = t * order + j
+                    inside = (own[p] >= zero) & (own[p] < one)
+                    own[p] = slopes[t] * inverse[np.uint64(own_cells[p])] if inside else zero
 
     @_jit
     def accumulate_sparse(  # type: ignore[no-untyped-def]
@@ -266,18 +367,23 @@ def kernels(order: int) -> Kernels:
     return Kernels(accumulate, gradient, accumulate_sparse, gradient_sparse)
 
 
-def bits_and_gradient(flat: Tensor, layout: Layout, with_gradient: bool) -> tuple[Tensor, Tensor]:
+def bits_and_gradient(
+    flat: Tensor, layout: Layout, with_gradient: bool, scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Bits of all whole tuples and their gradient.
 
     Args:
         flat: Weights, float32 or float64 `(num_weights,)`, contiguous, on the CPU.
         layout: Where the tensors lie in `flat`.
         with_gradient: If False the gradient comes back empty.
+        scale: Factor of the gradient, here and not in a pass of its own.
 
     Returns:
         Bits, float64 scalar; gradient, dtype of `flat`, `(num_weights,)`, 0 for left-over weights.
+        The gradient is computed in the dtype of `flat`: float32 logarithms of up to 30 bits hold it
+        to about 1e-6 bits.
     """
-    problem = _Problem(flat.numpy(), layout)
+    problem = _Problem(flat.numpy(), layout, scale)
     bits = (problem.dense if layout.is_dense() else problem.sparse)(with_gradient)
     gradient = problem.fractions if with_gradient else problem.fractions[:0]
     return torch.tensor(bits, dtype=torch.float64), torch.from_numpy(gradient)
@@ -286,7 +392,7 @@ def bits_and_gradient(flat: Tensor, layout: Layout, with_gradient: bool) -> tupl
 class _Problem:
     """One evaluation: the arrays that its passes share."""
 
-    def __init__(self, weights: np.ndarray, layout: Layout) -> None:
+    def __init__(self, weights: np.ndarray, layout: Layout, scale: float) -> None:
         self.weights = weights
         self.layout = layout
         self.kernels = kernels(layout.order)
@@ -298,13 +404,16 @@ class _Problem:
         for start, count, end in zip(layout.starts, layout.tuples, ends, strict=True):
             self.fractions[start + count * layout.order : end] = 0  # left over, counted elsewhere
         self.totals = layout.table_tuples()
-        self.levels, self.inverses, self.buckets = [], [], []
+        self.levels, self.above, self.inverses, self.scaled, self.buckets = [], [], [], [], []
+        infinity = weights.dtype.type(np.inf)
         for entry in layout.levels:
             levels = entry.numpy().astype(weights.dtype)
             self.inverses.append(inverse_gaps(torch.from_numpy(levels)).numpy())
+            self.scaled.append(self.inverses[-1] * weights.dtype.type(scale))
             if len(levels) == 1:  # a cell that no weight leaves: its inverse gap is 0
                 levels = np.append(levels, levels + max(1, abs(levels[0])))
             self.levels.append(levels)
+            self.above.append(np.append(levels[1:-1], infinity))  # where the next cell begins
             self.buckets.append(np.empty(BUCKETS + 1, np.uint16))
             _fill_buckets(levels, self.buckets[-1])
         self.offsets = [
@@ -315,10 +424,6 @@ class _Problem:
         """The whole tuples of a segment."""
         start = self.layout.starts[segment]
         return array[start : start + self.layout.tuples[segment] * self.layout.order]
-
-    def floor(self, table: int) -> float:
-        """`log2 p` of an empty cell, as if it held one tuple: finite, and no pull to anywhere."""
-        return -float(np.log2(max(self.totals[table], 1)))
 
     def dense(self, with_gradient: bool) -> float:
         """Tables with a place for every cell."""
@@ -352,6 +457,7 @@ class _Problem:
                 begin,
                 end,
                 self.levels[segment],
+                self.above[segment],
                 self.inverses[segment],
                 self.buckets[segment],
                 layout.table_levels[table],
@@ -367,7 +473,7 @@ class _Problem:
                 self.view(self.fractions, segment),
                 begin,
                 end,
-                self.inverses[segment],
+                self.scaled[segment],
                 layout.table_levels[table],
                 self.offsets[table],
                 logs[table],
@@ -378,13 +484,12 @@ class _Problem:
         bits = 0.0
         logs = []
         for table, count in enumerate(cells):
-            logs.append(np.empty(count))
+            logs.append(np.empty(count, self.weights.dtype))
             bits += _finish(
                 sums[starts[table] : starts[table + 1]],
                 parts[table],
                 count,
                 float(max(self.totals[table], 1)),
-                self.floor(table),
                 logs[table],
             )
         if with_gradient:
@@ -405,6 +510,7 @@ class _Problem:
             _locate(
                 weights,
                 self.levels[segment],
+                self.above[segment],
                 self.inverses[segment],
                 self.buckets[segment],
                 cells,
@@ -423,13 +529,13 @@ class _Problem:
         for table, (_, masses, _) in enumerate(tables):
             logs.append(np.empty(len(masses)))
             total = float(max(self.totals[table], 1))
-            bits += _finish(masses, 1, len(masses), total, self.floor(table), logs[table])
+            bits += _finish(masses, 1, len(masses), total, logs[table])
         for segment, table in enumerate(layout.tables if with_gradient else []):
             self.kernels.gradient_sparse(
                 self.view(self.cells, segment),
                 self.view(self.fractions, segment),
                 layout.tuples[segment],
-                self.inverses[segment],
+                self.scaled[segment],
                 layout.table_levels[table],
                 self.offsets[table],
                 tables[table][0],

@@ -82,7 +82,9 @@ class Layout:
         """
         offsets = [0]
         for j in range(self.order):
-            offsets += [offset + num_levels ** (self.order - 1 - j) for offset in offsets]
+            step = num_levels ** (self.order - 1 - j)
+            # the upper corner of a single level has no mass; it stays within the table
+            offsets += [offset + (step if num_levels > 1 else 0) for offset in offsets]
         return offsets
 
 
