@@ -1,6 +1,6 @@
-"""SIGKILL at random moments.
+"""SIGKILL at random moments: `python tests/test_killed.py 200 20`, writers and trainings.
 
-`python tests/test_killed.py 200 20` kills 200 writers and 20 trainings. A file on the disk is the old one or the new one, and a resumed training ends where the
+A file on the disk is the old one or the new one, whole, and a resumed training ends where the
 uninterrupted one ends.
 """
 
