@@ -26,6 +26,7 @@ from hemp_lightning.selection import select_tensors
 
 FORWARDS = ("straight_through", "continuous")
 SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,17 @@ class HEMPCallback(Callback):
             raise ValueError(
                 f"HEMPCallback needs whole parameters on every process; found {strategy}, which "
                 "shards them. Use strategy='ddp' or one device"
+            )
+        averaging = [
+            type(callback).__name__
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if any(base.__name__ in AVERAGING for base in type(callback).__mro__)
+        ]
+        if averaging:
+            raise ValueError(
+                "HEMPCallback trains the weights that the file gets, on their levels; found "
+                f"{averaging[0]}, which puts averages between the levels in their place. "
+                "Leave it out, or average before `start_epoch` in a run of its own"
             )
         self._parameters = select_tensors(self._root(pl_module), self.tensors)
         if stage == "fit":

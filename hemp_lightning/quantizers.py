@@ -104,7 +104,10 @@ class Codebook:
         return levels.index_select(0, indices.reshape(-1).int()).reshape(indices.shape)
 
     def quantize(self, weights: Tensor) -> Tensor:
-        """Reconstruction of `weights`: `reconstruct(assign(weights))`, float32, same shape."""
+        """Reconstruction of `weights`: float32, of the same shape; NaN stays NaN.
+
+        Else `reconstruct(assign(weights))`.
+        """
         weights = weights.detach().float()
         if (
             weights.device.type == "cpu"
@@ -112,7 +115,7 @@ class Codebook:
             and self.levels.device.type == "cpu"
         ):
             return cpu.quantize(weights, self.thresholds, self.levels)  # the same, in one pass
-        return self.reconstruct(self.assign(weights))
+        return self.reconstruct(self.assign(weights)).where(weights == weights, weights)
 
     def to(self, device: torch.device | str) -> Codebook:
         """The same codebook on another device."""

@@ -160,3 +160,13 @@ def test_weights_that_are_no_numbers(bad):
 def test_errors_name_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("num_levels", [1, 2, 3, 40])
+def test_nan_is_not_quantized_away(num_levels):
+    book = Codebook(torch.linspace(-1, 1, num_levels))
+    weights = torch.tensor([float("nan"), -float("inf"), 0.9, float("inf")] * 9)
+    found = book.quantize(weights)
+    assert found.isnan().tolist() == weights.isnan().tolist()
+    finite = ~weights.isnan()
+    assert torch.equal(found[finite], book.reconstruct(book.assign(weights[finite])))

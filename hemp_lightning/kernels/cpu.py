@@ -100,19 +100,21 @@ def _quantize(weights, thresholds, levels, buckets, out):  # type: ignore[no-unt
     scale = np.float32(top / width) if width > 0 else np.float32(0)
     for p in range(weights.shape[0]):
         weight = weights[p]
-        cell = np.int64(buckets[np.int32(min(max((weight - lowest) * scale, np.float32(0)), top))])
-        cell += np.int64((cell < last) & (weight >= thresholds[cell + 1]))
+        number = (weight - lowest) * scale
+        number = number if number > np.float32(0) else np.float32(0)  # NaN too
+        cell = np.int64(buckets[np.int32(number if number < top else top)])
         while cell < last and weight >= thresholds[cell + 1]:
             cell += 1
         # `cell` counts borders from the first on; below it lies one more
-        out[p] = levels[cell + np.int64(weight >= thresholds[cell])]
+        level = levels[cell + np.int64(weight >= thresholds[cell])]
+        out[p] = level if weight == weight else weight
 
 
 def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor) -> Tensor:
     """Levels that stand for weights: `levels[bucketize(weights, thresholds, right=True)]`.
 
     Args:
-        weights: float32, any shape, on the CPU; NaN is not expected.
+        weights: float32, any shape, on the CPU; NaN stays NaN.
         thresholds: float32 `(num_levels - 1,)`, ascending, at least 2.
         levels: float32 `(num_levels,)`.
 
