@@ -80,7 +80,7 @@ class HEMPCallback(Callback):
         warmup_epochs: Epochs over which both lambdas rise linearly from 0; may be a fraction.
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
-        tensors: `weights`, `all`, or parameter names or patterns, see `select_tensors`.
+        tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
         path: File to write at the end of training; None for none.
         file: What is written, see `FileOptions`.
 

@@ -121,8 +121,8 @@ def save(
         codebooks: Codebooks by name: exactly these tensors are quantized, with these. `num_levels`,
             `quantizer` and `tensors` are not used then.
         tensors: What to quantize: `weights` (of a module: of convolutions, linear layers and
-            embeddings; of a state_dict: floating tensors with two axes or more), `all` floating
-            parameters, or names or patterns of them.
+            embeddings; of a state_dict: floating tensors with two axes or more), `layers` (of a
+            module: their biases too), `all` floating parameters, or names or patterns of them.
         order: Length of the tuples, for the coder `tuples` and for the entropies of the summary.
         scan: Scan order of the tuples, for the same.
         float_dtype: How float32 tensors that are not quantized are held: as `float16` or

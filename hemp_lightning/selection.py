@@ -18,8 +18,9 @@ def select_tensors(
 
     Args:
         module: Any module.
-        tensors: `weights` for the weights of convolutions, linear layers and embeddings; `all` for
-            every floating parameter, biases and norm scales too; or names, or patterns with `*`.
+        tensors: `weights` for the weights of convolutions, linear layers and embeddings; `layers`
+            for their biases too; `all` for every floating parameter, norm scales too; or names,
+            or patterns with `*`.
 
     Returns:
         Parameters with at least one entry, in the order of `module.named_parameters()`.
@@ -30,6 +31,8 @@ def select_tensors(
     Example:
         >>> list(select_tensors(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))))
         ['0.weight']
+        >>> list(select_tensors(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), "layers"))
+        ['0.weight', '0.bias']
         >>> list(select_tensors(nn.Linear(3, 2), ["*bias"]))
         ['bias']
     """
@@ -40,16 +43,21 @@ def select_tensors(
     }
     if tensors == "all":
         chosen = floating
-    elif tensors == "weights":
-        weights = {id(owner.weight) for owner in module.modules() if isinstance(owner, WEIGHTED)}
-        chosen = {name: p for name, p in floating.items() if id(p) in weights}
+    elif tensors in ("weights", "layers"):
+        owners = [owner for owner in module.modules() if isinstance(owner, WEIGHTED)]
+        own = {id(owner.weight) for owner in owners}
+        if tensors == "layers":
+            own |= {
+                id(bias) for owner in owners if (bias := getattr(owner, "bias", None)) is not None
+            }
+        chosen = {name: p for name, p in floating.items() if id(p) in own}
     else:
         patterns = [tensors] if isinstance(tensors, str) else list(tensors)
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in floating):
                 raise ValueError(
-                    f"`tensors` must be 'weights', 'all', or names of floating parameters; found "
-                    f"{pattern!r}, which matches none of {_some(list(floating))}"
+                    f"`tensors` must be 'weights', 'layers', 'all', or names of floating "
+                    f"parameters; found {pattern!r}, which matches none of {_some(list(floating))}"
                 )
         chosen = {
             name: p

@@ -98,13 +98,20 @@ def chosen_names(
     """
     if isinstance(model_or_state_dict, nn.Module):
         model = uncompiled(model_or_state_dict)
-        if tensors == "weights" and not any(isinstance(m, WEIGHTED) for m in model.modules()):
+        if tensors in ("weights", "layers") and not any(
+            isinstance(m, WEIGHTED) for m in model.modules()
+        ):
             return set()
         return set(select_tensors(model, tensors))
     floating = {e.name: e.tensor for e in entries if e.tensor.dtype in QUANTIZABLE}
     floating = {name: tensor for name, tensor in floating.items() if tensor.numel()}
     if tensors == "all":
         return set(floating)
+    if tensors == "layers":
+        raise ValueError(
+            "`tensors`='layers' needs a module: a bare state_dict does not tell which tensors are "
+            "biases. Pass the module, 'weights', 'all', or patterns such as '*.bias'"
+        )
     if tensors == "weights":
         return {name for name, tensor in floating.items() if tensor.ndim >= 2}
     patterns = [tensors] if isinstance(tensors, str) else list(tensors)
