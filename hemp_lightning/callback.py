@@ -5,27 +5,30 @@ The formulas are in `entropy.py` and `quantizers.py`, the file in `container.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from hemp_lightning.container import Summary, save
-from hemp_lightning.entropy import SCOPES, entropy_and_gradients
+from hemp_lightning.entropy import SCOPES, entropy_and_gradients, index_entropy
 from hemp_lightning.kernels import cpu
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan
 from hemp_lightning.selection import select_tensors
+from hemp_lightning.targets import Steering, size_of, trim
 
 FORWARDS = ("straight_through", "continuous")
 SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+STEERED_PER_EPOCH = 20
 AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
 
 
@@ -54,6 +57,19 @@ class FileOptions:
             )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a file would have weighed at some step, and the entropy of its indices then."""
+
+    coded_bytes: float
+    other_bytes: float
+    rate: float
+
+    def scaled_to(self, rate: float) -> float:
+        """Bytes of the file at another rate."""
+        return self.other_bytes + self.coded_bytes * rate / max(self.rate, 1e-12)
+
+
 class HEMPCallback(Callback):
     """Trains a network whose quantized weights have little entropy, and writes it as a file.
 
@@ -67,7 +83,7 @@ class HEMPCallback(Callback):
     Args:
         order: Length n of the tuples whose entropy is minimized, at least 1.
         num_levels: Levels per tensor, at least 2.
-        lambda_entropy: Loss units per bit per weight, >= 0.
+        lambda_entropy: Loss units per bit per weight, >= 0. With a target, where lambda starts.
         lambda_reconstruction: Loss units per squared weight unit, >= 0.
         quantizer: Name in `hemp_lightning.quantizers.QUANTIZERS` or an object with `fit`.
         scope: `tensor` for one table per tensor, `network` for one pooled by index.
@@ -81,6 +97,11 @@ class HEMPCallback(Callback):
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
         tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
+        target_bytes: Size the file should have: lambda is steered there during training, and what
+            is left is trimmed from the rarest levels. None: lambda stays.
+        target_accuracy: Value of `monitor` to end at, in (0, 1): lambda rises while the quantized
+            network does better, and falls while it does worse. None: lambda stays.
+        monitor: Logged metric for `target_accuracy`, of the validation.
         path: File to write at the end of training; None for none.
         file: What is written, see `FileOptions`.
 
@@ -114,6 +135,9 @@ class HEMPCallback(Callback):
         refit_every_n_epochs: int = 1,
         refit_every_n_steps: int = 0,
         tensors: str | Sequence[str] = "weights",
+        target_bytes: int | None = None,
+        target_accuracy: float | None = None,
+        monitor: str = "val/accuracy",
         path: str | Path | None = None,
         file: FileOptions | None = None,
     ) -> None:
@@ -131,6 +155,22 @@ class HEMPCallback(Callback):
         for name, word, words in (("scope", scope, SCOPES), ("forward", forward, FORWARDS)):
             if word not in words:
                 raise ValueError(f"`{name}` must be one of {', '.join(words)}; found {word!r}")
+        if target_bytes is not None and target_accuracy is not None:
+            raise ValueError(
+                "`target_bytes` and `target_accuracy`: expected at most one of the two, as lambda "
+                "is one number; found both"
+            )
+        if target_bytes is not None and not 0 < target_bytes < float("inf"):
+            raise ValueError(f"`target_bytes` must be above 0; found {target_bytes}")
+        if target_accuracy is not None and not 0 < target_accuracy < 1:
+            raise ValueError(
+                f"`target_accuracy` must be between 0 and 1, not in percent; found "
+                f"{target_accuracy}"
+            )
+        if (target_bytes or target_accuracy) and not lambda_entropy:
+            raise ValueError(
+                "`lambda_entropy` must be above 0 with a target: it is where lambda starts; found 0"
+            )
         self.order = order
         self.lambda_entropy = lambda_entropy
         self.lambda_reconstruction = lambda_reconstruction
@@ -145,6 +185,9 @@ class HEMPCallback(Callback):
         self.refit_every_n_epochs = refit_every_n_epochs
         self.refit_every_n_steps = refit_every_n_steps
         self.tensors = tensors
+        self.target_bytes = target_bytes
+        self.target_accuracy = target_accuracy
+        self.monitor = monitor
         self.path = None if path is None else Path(path)
         self.file = file or FileOptions()
         self.codebooks: dict[str, Codebook] = {}
@@ -154,6 +197,9 @@ class HEMPCallback(Callback):
         self._last_refit = self._last_refit_epoch = -1
         self._batch_fraction = 0.0
         self._in_batch = False
+        self._steering = Steering()
+        self._first_step: int | None = None  # the optimizer step at which the terms set in
+        self._measured: Measured | None = None
 
     # What is decided.
 
@@ -187,6 +233,10 @@ class HEMPCallback(Callback):
         epochs = trainer.current_epoch - self.start_epoch + self._batch_fraction
         return min(1.0, max(0.0, epochs / self.warmup_epochs))
 
+    def current_lambda(self, trainer: Trainer) -> float:
+        """Lambda of the entropy term now: ramped, and steered where there is a target."""
+        return self.lambda_entropy * self.ramp(trainer) * self._steering.factor
+
     # When it happens.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -214,7 +264,23 @@ class HEMPCallback(Callback):
             cpu.warm_up(self.order)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the optimizers."""
+        """Check the optimizers, and that a target can be steered to."""
+        if self.target_bytes is not None:
+            if len(trainer.optimizers) > 1:
+                raise ValueError(
+                    "`target_bytes` needs one optimizer, whose steps share one lambda; found "
+                    f"{len(trainer.optimizers)}. Set `lambda_entropy` by hand"
+                )
+            if trainer.estimated_stepping_batches == float("inf"):
+                raise ValueError(
+                    "`target_bytes` needs a training with an end, to be there in time; found "
+                    "neither `max_epochs` nor `max_steps`. Give the Trainer one of them"
+                )
+        if self.target_accuracy is not None and not trainer.enable_validation:
+            raise ValueError(
+                "`target_accuracy` needs a validation of each epoch; found none. Give a "
+                "validation set, or set `lambda_entropy` by hand"
+            )
         for optimizer in trainer.optimizers:
             if isinstance(optimizer, LBFGS):
                 raise ValueError(
@@ -232,6 +298,8 @@ class HEMPCallback(Callback):
         # not in `on_train_epoch_start`: a run resumed after the last batch of an epoch skips that
         if self.should_refit(trainer, epoch_start=True):
             self._refit_codebooks(trainer)
+            if self.target_bytes is not None:
+                self._measure(pl_module)
         total = trainer.num_training_batches
         self._batch_fraction = batch_idx / total if 0 < total < float("inf") else 0.0
         self._in_batch = True
@@ -259,11 +327,18 @@ class HEMPCallback(Callback):
         self._quantize()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the real weights back, bit for bit; steer by the accuracy."""
+        self._restore()
+        steers = self.target_accuracy is not None and trainer.state.fn == TrainerFn.FITTING
+        if steers and self.is_active(trainer) and not trainer.sanity_checking:
+            self._steer_by_accuracy(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the real weights back, bit for bit."""
         self._restore()
 
     on_test_start = on_predict_start = on_validation_start
-    on_test_end = on_predict_end = on_validation_end
+    on_predict_end = on_test_end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Recalibrate BatchNorm on the quantized network and write the file."""
@@ -276,6 +351,8 @@ class HEMPCallback(Callback):
             self._refit_codebooks(trainer)
         if self.path is None:
             return
+        if self.target_bytes is not None:
+            self._trim(pl_module)
         self._quantize()
         try:
             recalibrate(trainer, pl_module, self._root(pl_module), self.file.recalibrate_batches)
@@ -302,7 +379,7 @@ class HEMPCallback(Callback):
             checkpoint["state_dict"][prefix + name] = real.clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """Codebooks, and step and epoch of the last refit."""
+        """Codebooks, step and epoch of the last refit, and how far lambda was steered."""
         return {
             "codebooks": {
                 name: {"levels": book.levels.cpu(), "thresholds": book.thresholds.cpu()}
@@ -310,6 +387,9 @@ class HEMPCallback(Callback):
             },
             "last_refit": self._last_refit,
             "last_refit_epoch": self._last_refit_epoch,
+            "first_step": self._first_step,
+            "steering": asdict(self._steering),
+            "measured": None if self._measured is None else asdict(self._measured),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -320,6 +400,10 @@ class HEMPCallback(Callback):
         }
         self._last_refit = state_dict["last_refit"]
         self._last_refit_epoch = state_dict["last_refit_epoch"]
+        self._first_step = state_dict["first_step"]
+        self._steering = Steering(**state_dict["steering"])
+        measured = state_dict["measured"]
+        self._measured = None if measured is None else Measured(**measured)
 
     # How it is done.
 
@@ -397,10 +481,13 @@ class HEMPCallback(Callback):
             scope=self.scope,
             scan=self.scan,
         )
+        if self.target_bytes is not None:
+            self._steer_by_bytes(trainer)
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         logs = trainer.global_step % every == 0
         ramp = self.ramp(trainer)
-        terms: Iterable[Tensor] = [gradient * self.lambda_entropy for gradient in gradients]
+        strength = self.lambda_entropy * self._steering.factor
+        terms: Iterable[Tensor] = [gradient * strength for gradient in gradients]
         if logs or self.lambda_reconstruction:
             errors = self._errors(names, weights, quantized)
             count = sum(error.numel() for error in errors)
@@ -416,7 +503,7 @@ class HEMPCallback(Callback):
                 {
                     "hemp/rate": rate.float(),
                     "hemp/distortion": distortion,
-                    "hemp/lambda": self.lambda_entropy * ramp,
+                    "hemp/lambda": self.current_lambda(trainer),
                 }
             )
             pl_module.log("hemp/ratio", 32 / rate.float().clamp_min(1e-6), prog_bar=True)
@@ -439,14 +526,85 @@ class HEMPCallback(Callback):
             term = term * (1 - size / size.max().clamp_min(torch.finfo(size.dtype).tiny))
         parameter.grad.add_(term.to(parameter.grad.dtype), alpha=ramp)
 
+    # Towards a target.
+
+    def _measure(self, pl_module: LightningModule) -> None:
+        summary = size_of(lambda path: self._save(path, pl_module, self.codebooks))
+        coded = sum(tensor.bytes for tensor in summary.tensors if tensor.name in self.codebooks)
+        self._measured = Measured(coded, summary.file_bytes - coded, self._index_rate())
+
+    def _index_rate(self) -> float:
+        """Entropy of the indices in bits per weight, over all tensors."""
+        bits = count = 0.0
+        for name, parameter in self._parameters.items():
+            book = self.codebooks[name]
+            indices = book.assign(parameter)
+            bits += parameter.numel() * index_entropy(
+                indices, book.num_levels, self.order, scan=self.scan
+            )
+            count += parameter.numel()
+        return bits / count
+
+    def _steer_by_bytes(self, trainer: Trainer) -> None:
+        if self._first_step is None:
+            self._first_step = trainer.global_step
+        every = max(1, int(trainer.num_training_batches) // STEERED_PER_EPOCH)
+        if self._measured is None or trainer.global_step % every:
+            return  # counting indices takes time: not at each step
+        first, last = self._first_step, int(trainer.estimated_stepping_batches)
+        progress = (trainer.global_step - first) / max(1, last - first)
+        num_bytes = self._measured.scaled_to(self._index_rate())
+        assert self.target_bytes is not None
+        self._steering = self._steering.by_bytes(num_bytes, self.target_bytes, progress)
+
+    def _steer_by_accuracy(self, trainer: Trainer) -> None:
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics:
+            found = ", ".join(metrics) or "none"
+            raise ValueError(
+                f"`monitor` must be a logged metric of the validation; found {self.monitor!r}, "
+                f"which is not among {found}"
+            )
+        assert self.target_accuracy is not None
+        accuracy = float(trainer.strategy.reduce(metrics[self.monitor]))
+        if not 0 <= accuracy <= 1:
+            raise ValueError(
+                f"`monitor` must be an accuracy between 0 and 1 for `target_accuracy`; found "
+                f"{self.monitor!r} = {accuracy:.4g}"
+            )
+        self._steering = self._steering.by_accuracy(accuracy, self.target_accuracy)
+
+    def _trim(self, pl_module: LightningModule) -> None:
+        assert self.target_bytes is not None
+
+        def num_bytes(books: Mapping[str, Codebook]) -> int:
+            return size_of(lambda path: self._save(path, pl_module, books)).file_bytes
+
+        found = num_bytes(self.codebooks)
+        if found > 1.1 * self.target_bytes:
+            rank_zero_warn(
+                f"Training ended at {found:,} bytes, more than a tenth above `target_bytes` "
+                f"{self.target_bytes:,}: the rest is cut off now, without training after it. More "
+                "epochs or a higher `lambda_entropy` to start from keep more of the accuracy"
+            )
+        weights = {name: parameter.detach() for name, parameter in self._parameters.items()}
+        self.codebooks = trim(weights, self.codebooks, self.target_bytes, num_bytes)
+
+    # The file.
+
     def _write(self, pl_module: LightningModule) -> Summary:
         assert self.path is not None
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self._save(self.path, pl_module, self.codebooks)
+
+    def _save(
+        self, path: Path, pl_module: LightningModule, codebooks: Mapping[str, Codebook]
+    ) -> Summary:
         return save(
-            self.path,
+            path,
             self._root(pl_module).state_dict(),
             coder=self.file.coder,
-            codebooks={name: book.to("cpu") for name, book in self.codebooks.items()},
+            codebooks={name: book.to("cpu") for name, book in codebooks.items()},
             order=self.order,
             scan=self.scan,
             float_dtype=self.file.float_dtype,

@@ -1,0 +1,160 @@
+"""Steering lambda to a wanted size or accuracy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from hemp_lightning import HEMPCallback
+from hemp_lightning.entropy import index_entropy
+from hemp_lightning.quantizers import Codebook, UniformQuantizer
+from hemp_lightning.targets import AIM, Steering, rate_aware, trim
+
+
+def follow(target, response, steps=400):
+    """A file whose log size moves towards `9 - response * log(lambda)`, a little each step."""
+    steering, size = Steering(), math.log(20_000)
+    for step in range(steps):
+        steering = steering.by_bytes(math.exp(size), target, step / steps)
+        slowness = 0.05 * (1 + math.cos(math.pi * step / steps)) / 2  # as the learning rate falls
+        size += slowness * (9.0 - response * math.log(steering.factor) - size)
+    return math.exp(size)
+
+
+@pytest.mark.parametrize("target", [1_000, 3_000, 12_000])
+@pytest.mark.parametrize("response", [0.5, 1.0])
+def test_a_slow_plant_arrives(target, response):
+    assert follow(target, response) == pytest.approx(AIM * target, rel=0.12)
+
+
+def test_accuracy_moves_lambda_the_right_way():
+    assert Steering().by_accuracy(0.99, 0.97).factor > 1
+    assert Steering().by_accuracy(0.95, 0.97).factor < 1
+    assert Steering().by_accuracy(0.97, 0.97).factor == pytest.approx(1)
+    assert Steering().by_accuracy(1.0, 0.5).factor == pytest.approx(math.exp(0.7))
+
+
+def test_rate_aware_cells_are_those_of_least_cost():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(20_000, generator=generator)
+    codebook = UniformQuantizer(9).fit(weights)
+    moved = rate_aware(codebook, weights, price=0.05)
+    counts = np.bincount(codebook.assign(weights).numpy(), minlength=9)
+    bits = -np.log2(np.maximum(counts, 1) / len(weights))
+    levels = codebook.levels.double().numpy()
+    gap = np.diff(levels).min()
+    costs = (weights.double().numpy()[:, None] - levels) ** 2 + 0.05 * gap**2 * bits
+    assert np.mean(costs.argmin(1) != moved.assign(weights).numpy()) < 1e-3
+    assert index_entropy(moved.assign(weights), 9, 1) < index_entropy(
+        codebook.assign(weights), 9, 1
+    )
+
+
+def test_trim_goes_as_far_as_it_must():
+    weights = {"a": torch.randn(5000, generator=torch.Generator().manual_seed(1))}
+    codebooks = {"a": UniformQuantizer(9).fit(weights["a"])}
+
+    def num_bytes(books):
+        return int(5000 / 8 * index_entropy(books["a"].assign(weights["a"]), 9, 1))
+
+    full = num_bytes(codebooks)
+    assert trim(weights, codebooks, full, num_bytes)["a"] is codebooks["a"]
+    wanted = int(0.7 * full)
+    assert 0.97 * wanted <= num_bytes(trim(weights, codebooks, wanted, num_bytes)) <= wanted
+    with pytest.raises(ValueError, match="`target_bytes` must be within reach"):
+        trim(weights, codebooks, -1, num_bytes)
+
+
+def test_one_level_stays():
+    codebook = Codebook(torch.tensor([0.5]))
+    assert rate_aware(codebook, torch.ones(3), 1.0) is codebook
+
+
+class Net(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(20, 256), nn.ReLU(), nn.Linear(256, 2))
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self.body(batch[0]), batch[1])
+
+    def validation_step(self, batch, _):
+        self.log("val/accuracy", (self.body(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+def fit(epochs=12, validation=None, **options):
+    seed_everything(0)
+    x = torch.randn(512, 20)
+    data = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=64)
+    callback = HEMPCallback(num_levels=8, lambda_entropy=0.1, **options)
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        callbacks=[callback],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Net(), data, data if validation else None)
+    return callback
+
+
+@pytest.mark.parametrize("target", [900, 1500])
+def test_the_file_is_at_most_the_target(tmp_path, target):
+    path = tmp_path / "net.hemp"
+    callback = fit(target_bytes=target, path=path)
+    assert path.stat().st_size == callback.summary.file_bytes <= target
+    assert callback.summary.file_bytes > 0.7 * target  # a layer of 20 to 256 has few weights
+
+
+def test_a_low_accuracy_lets_lambda_rise():
+    lax = fit(target_accuracy=0.6, validation=True)
+    strict = fit(target_accuracy=0.999, validation=True)
+    assert lax.state_dict()["steering"]["factor"] > strict.state_dict()["steering"]["factor"]
+
+
+def test_a_target_travels_with_a_checkpoint():
+    callback = fit(target_bytes=1500)
+    other = HEMPCallback(target_bytes=1500)
+    other.load_state_dict(callback.state_dict())
+    assert other.state_dict()["steering"] == callback.state_dict()["steering"]
+    assert other.state_dict()["measured"] == callback.state_dict()["measured"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"target_bytes": 10, "target_accuracy": 0.9}, "at most one of the two"),
+        ({"target_bytes": 0}, "`target_bytes` must be above 0"),
+        ({"target_accuracy": 99.0}, "not in percent"),
+        ({"target_bytes": 10, "lambda_entropy": 0}, "`lambda_entropy` must be above 0"),
+    ],
+)
+def test_bad_targets(options, message):
+    with pytest.raises(ValueError, match=message):
+        HEMPCallback(**options)
+
+
+def test_accuracy_needs_a_validation():
+    with pytest.raises(ValueError, match="needs a validation"):
+        fit(target_accuracy=0.9)
+
+
+def test_an_unknown_monitor_is_named():
+    with pytest.raises(ValueError, match="`monitor` must be a logged metric"):
+        fit(target_accuracy=0.9, monitor="accuracy", validation=True)
+
+
+def test_training_without_an_end_is_refused():
+    with pytest.raises(ValueError, match="needs a training with an end"):
+        fit(epochs=-1, target_bytes=1000)
