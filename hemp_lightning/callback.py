@@ -24,7 +24,7 @@ from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan
 from hemp_lightning.selection import select_tensors
-from hemp_lightning.targets import Steering, size_of, trim
+from hemp_lightning.targets import LambdaControl, size_of, trim
 
 FORWARDS = ("straight_through", "continuous")
 SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
@@ -197,7 +197,7 @@ class HEMPCallback(Callback):
         self._last_refit = self._last_refit_epoch = -1
         self._batch_fraction = 0.0
         self._in_batch = False
-        self._steering = Steering()
+        self._control = LambdaControl()
         self._first_step: int | None = None  # the optimizer step at which the terms set in
         self._measured: Measured | None = None
 
@@ -235,7 +235,7 @@ class HEMPCallback(Callback):
 
     def current_lambda(self, trainer: Trainer) -> float:
         """Lambda of the entropy term now: ramped, and steered where there is a target."""
-        return self.lambda_entropy * self.ramp(trainer) * self._steering.factor
+        return self.lambda_entropy * self.ramp(trainer) * self._control.factor
 
     # When it happens.
 
@@ -388,7 +388,7 @@ class HEMPCallback(Callback):
             "last_refit": self._last_refit,
             "last_refit_epoch": self._last_refit_epoch,
             "first_step": self._first_step,
-            "steering": asdict(self._steering),
+            "control": asdict(self._control),
             "measured": None if self._measured is None else asdict(self._measured),
         }
 
@@ -401,7 +401,7 @@ class HEMPCallback(Callback):
         self._last_refit = state_dict["last_refit"]
         self._last_refit_epoch = state_dict["last_refit_epoch"]
         self._first_step = state_dict["first_step"]
-        self._steering = Steering(**state_dict["steering"])
+        self._control = LambdaControl(**state_dict["control"])
         measured = state_dict["measured"]
         self._measured = None if measured is None else Measured(**measured)
 
@@ -486,7 +486,7 @@ class HEMPCallback(Callback):
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         logs = trainer.global_step % every == 0
         ramp = self.ramp(trainer)
-        strength = self.lambda_entropy * self._steering.factor
+        strength = self.lambda_entropy * self._control.factor
         terms: Iterable[Tensor] = [gradient * strength for gradient in gradients]
         if logs or self.lambda_reconstruction:
             errors = self._errors(names, weights, quantized)
@@ -555,7 +555,7 @@ class HEMPCallback(Callback):
         progress = (trainer.global_step - first) / max(1, last - first)
         num_bytes = self._measured.scaled_to(self._index_rate())
         assert self.target_bytes is not None
-        self._steering = self._steering.by_bytes(num_bytes, self.target_bytes, progress)
+        self._control = self._control.by_bytes(num_bytes, self.target_bytes, progress)
 
     def _steer_by_accuracy(self, trainer: Trainer) -> None:
         metrics = trainer.callback_metrics
@@ -572,7 +572,7 @@ class HEMPCallback(Callback):
                 f"`monitor` must be an accuracy between 0 and 1 for `target_accuracy`; found "
                 f"{self.monitor!r} = {accuracy:.4g}"
             )
-        self._steering = self._steering.by_accuracy(accuracy, self.target_accuracy)
+        self._control = self._control.by_accuracy(accuracy, self.target_accuracy)
 
     def _trim(self, pl_module: LightningModule) -> None:
         assert self.target_bytes is not None

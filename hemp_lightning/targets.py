@@ -1,4 +1,4 @@
-"""Steering lambda towards a file size or an accuracy, and landing there.
+"""Control of lambda towards a file size or an accuracy, and landing there.
 
 The rules are plain numbers in, plain numbers out; the callback says when.
 """
@@ -28,7 +28,7 @@ MAX_TRIM = 64.0
 
 
 @dataclass(frozen=True)
-class Steering:
+class LambdaControl:
     """The factor on lambda, and what is needed to move it on; immutable, a few numbers.
 
     Args:
@@ -43,7 +43,7 @@ class Steering:
     error: float = 0.0
     progress: float = 0.0
 
-    def by_bytes(self, num_bytes: float, target: float, progress: float) -> Steering:
+    def by_bytes(self, num_bytes: float, target: float, progress: float) -> LambdaControl:
         """Follow a straight line in log bytes to the target, then stay there.
 
         A proportional-integral rule: lambda rises where the file is above the line.
@@ -54,8 +54,8 @@ class Steering:
             progress: Share of training that is done, 0 to 1.
 
         Example:
-            >>> steering = Steering().by_bytes(1000, 100, 0.0)
-            >>> steering.by_bytes(1000, 100, 0.1).factor > 1
+            >>> control = LambdaControl().by_bytes(1000, 100, 0.0)
+            >>> control.by_bytes(1000, 100, 0.1).factor > 1
             True
         """
         start = math.log(num_bytes) if self.start is None else self.start
@@ -67,7 +67,7 @@ class Steering:
         change = (error - self.error) + gain * error * max(0.0, progress - self.progress)
         return replace(self._moved(change), start=start, error=error, progress=progress)
 
-    def by_accuracy(self, accuracy: float, target: float) -> Steering:
+    def by_accuracy(self, accuracy: float, target: float) -> LambdaControl:
         """Raise lambda while the error is below the allowed one, and lower it above.
 
         Args:
@@ -75,13 +75,13 @@ class Steering:
             target: Wanted accuracy.
 
         Example:
-            >>> round(Steering().by_accuracy(0.99, 0.98).factor, 3)
+            >>> round(LambdaControl().by_accuracy(0.99, 0.98).factor, 3)
             1.414
         """
         ratio = (1.0 - target) / max(1.0 - accuracy, 1e-4)
         return self._moved(min(0.7, max(-0.7, 0.5 * math.log(ratio))))
 
-    def _moved(self, change: float) -> Steering:
+    def _moved(self, change: float) -> LambdaControl:
         factor = self.factor * math.exp(change)
         return replace(self, factor=min(MAX_FACTOR, max(1.0 / MAX_FACTOR, factor)))
 

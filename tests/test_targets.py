@@ -1,4 +1,4 @@
-"""Steering lambda to a wanted size or accuracy."""
+"""Control of lambda to a wanted size or accuracy."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.utils.data import DataLoader, TensorDataset
 from hemp_lightning import HEMPCallback
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.quantizers import Codebook, UniformQuantizer
-from hemp_lightning.targets import AIM, Steering, rate_aware, trim
+from hemp_lightning.targets import AIM, LambdaControl, rate_aware, trim
 
 
 def follow(target, response, steps=400):
     """A file whose log size moves towards `9 - response * log(lambda)`, a little each step."""
-    steering, size = Steering(), math.log(20_000)
+    control, size = LambdaControl(), math.log(20_000)
     for step in range(steps):
-        steering = steering.by_bytes(math.exp(size), target, step / steps)
+        control = control.by_bytes(math.exp(size), target, step / steps)
         slowness = 0.05 * (1 + math.cos(math.pi * step / steps)) / 2  # as the learning rate falls
-        size += slowness * (9.0 - response * math.log(steering.factor) - size)
+        size += slowness * (9.0 - response * math.log(control.factor) - size)
     return math.exp(size)
 
 
@@ -34,10 +34,10 @@ def test_a_slow_plant_arrives(target, response):
 
 
 def test_accuracy_moves_lambda_the_right_way():
-    assert Steering().by_accuracy(0.99, 0.97).factor > 1
-    assert Steering().by_accuracy(0.95, 0.97).factor < 1
-    assert Steering().by_accuracy(0.97, 0.97).factor == pytest.approx(1)
-    assert Steering().by_accuracy(1.0, 0.5).factor == pytest.approx(math.exp(0.7))
+    assert LambdaControl().by_accuracy(0.99, 0.97).factor > 1
+    assert LambdaControl().by_accuracy(0.95, 0.97).factor < 1
+    assert LambdaControl().by_accuracy(0.97, 0.97).factor == pytest.approx(1)
+    assert LambdaControl().by_accuracy(1.0, 0.5).factor == pytest.approx(math.exp(0.7))
 
 
 def test_rate_aware_cells_are_those_of_least_cost():
@@ -120,14 +120,14 @@ def test_the_file_is_at_most_the_target(tmp_path, target):
 def test_a_low_accuracy_lets_lambda_rise():
     lax = fit(target_accuracy=0.6, validation=True)
     strict = fit(target_accuracy=0.999, validation=True)
-    assert lax.state_dict()["steering"]["factor"] > strict.state_dict()["steering"]["factor"]
+    assert lax.state_dict()["control"]["factor"] > strict.state_dict()["control"]["factor"]
 
 
 def test_a_target_travels_with_a_checkpoint():
     callback = fit(target_bytes=1500)
     other = HEMPCallback(target_bytes=1500)
     other.load_state_dict(callback.state_dict())
-    assert other.state_dict()["steering"] == callback.state_dict()["steering"]
+    assert other.state_dict()["control"] == callback.state_dict()["control"]
     assert other.state_dict()["measured"] == callback.state_dict()["measured"]
 
 
