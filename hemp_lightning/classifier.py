@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +26,12 @@ class Classifier(LightningModule):
             the functions in `hemp_lightning.schedules`; None keeps the learning rate.
         restart_epoch: Epoch at which the schedule starts again, because a compression method sets
             in there; 0 for one phase only.
+        distillation: Share of the loss, 0 to 1, that compares with the scores of a teacher once
+            there is one (`learn_from`); 0 for labels alone.
+        temperature: Divides the scores in that comparison.
+
+    Raises:
+        ValueError: `distillation` or `temperature` is out of its range.
 
     Example:
         >>> module = Classifier(nn.Linear(4, 3), 3, torch.optim.Adam)
@@ -39,12 +46,23 @@ class Classifier(LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[[Optimizer, Sequence[int]], LRScheduler] | None = None,
         restart_epoch: int = 0,
+        distillation: float = 0.0,
+        temperature: float = 4.0,
     ) -> None:
         super().__init__()
+        if not 0 <= distillation <= 1:
+            raise ValueError(
+                f"`distillation` must be between 0 and 1, a share of the loss; found {distillation}"
+            )
+        if not temperature > 0:
+            raise ValueError(f"`temperature` must be above 0; found {temperature}")
         self.network = network
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.restart_epoch = restart_epoch
+        self.distillation = distillation
+        self.temperature = temperature
+        self._teacher: tuple[nn.Module, ...] = ()  # in a tuple: no part of state_dict
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -54,14 +72,31 @@ class Classifier(LightningModule):
         return self.network(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The cross entropy of a batch, in nats."""
+        """The cross entropy of a batch, in nats, and the distillation loss if there is a teacher."""
         images, labels = batch
         scores = self.network(images)
         loss = F.cross_entropy(scores, labels)
+        for teacher in self._teacher:
+            with torch.no_grad():
+                taught = teacher(images)
+            distance = distillation_loss(scores, taught, self.temperature)
+            loss = (1 - self.distillation) * loss + self.distillation * distance
         self.train_accuracy(scores.detach(), labels)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
+
+    def learn_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take a network of this architecture as the teacher; without distillation do nothing.
+
+        Args:
+            state: Its `state_dict`, copied; the teacher is not trained and not in checkpoints.
+        """
+        if self.distillation == 0 or self._teacher:
+            return
+        teacher = copy.deepcopy(self.network)
+        teacher.load_state_dict(state)
+        self._teacher = (teacher.eval().requires_grad_(False),)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the loss and the accuracy on the validation part."""
@@ -90,6 +125,33 @@ class Classifier(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def distillation_loss(scores: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """Divergence of the softened predictions from a teacher's, times the squared temperature.
+
+    Hinton, Vinyals and Dean, *Distilling the knowledge in a neural network*, 2015, section 2.
+
+    Args:
+        scores: Scores of the network, float `(batch, num_classes)`.
+        taught: Scores of the teacher, the same shape.
+        temperature: Divides both.
+
+    Returns:
+        Scalar, nats per sample; 0 where both agree.
+
+    Example:
+        >>> scores = torch.tensor([[0.0, 0.0]])
+        >>> taught = torch.tensor([[1.0, 3.0]]).log()
+        >>> round(distillation_loss(scores, taught, 1.0).item(), 4)
+        0.1308
+    """
+    return temperature**2 * F.kl_div(
+        F.log_softmax(scores / temperature, 1),
+        F.log_softmax(taught / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
 
 
 @torch.no_grad()

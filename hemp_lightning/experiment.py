@@ -54,10 +54,15 @@ class FloatSnapshot(Callback):
         self.start_epoch = start_epoch
         self.state: dict[str, Tensor] | None = None
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the copy at the epoch asked for."""
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the copy at the epoch asked for, and let a distilled network learn from it."""
+        # not in `on_train_epoch_start`: a run resumed after the last batch of an epoch skips that
         if self.state is None and trainer.current_epoch >= self.start_epoch:
             self.state = _copy(network_of(pl_module))
+        if self.state is not None and isinstance(pl_module, Classifier):
+            pl_module.learn_from(self.state)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the copy now if it was never taken."""
@@ -110,6 +115,8 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
         instantiate(config.optimizer),
         _optional(config.get("scheduler")),
         restart_epoch=min(starts, default=0),
+        distillation=config.distillation,
+        temperature=config.temperature,
     )
     # The order counts: what prunes works before what writes the file.
     snapshot = FloatSnapshot(min(starts, default=config.trainer.max_epochs))

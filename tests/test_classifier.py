@@ -1,0 +1,69 @@
+"""Distillation, against SciPy and by its effect on training."""
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+from scipy.special import log_softmax
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from hemp_lightning.classifier import Classifier, distillation_loss
+from hemp_lightning.experiment import FloatSnapshot
+
+
+def test_distillation_loss_is_the_divergence_of_softened_predictions():
+    rng = np.random.default_rng(0)
+    scores, taught = rng.normal(size=(2, 7, 5))
+    ours, theirs = log_softmax(scores / 3, axis=1), log_softmax(taught / 3, axis=1)
+    expected = 9 * (np.exp(theirs) * (theirs - ours)).sum(1).mean()
+    found = distillation_loss(torch.tensor(scores), torch.tensor(taught), 3.0)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def _fit(distillation, epochs=4):
+    torch.manual_seed(0)
+    x = torch.randn(64, 4)
+    labels = torch.zeros(64, dtype=torch.long)
+    module = Classifier(
+        nn.Linear(4, 3),
+        3,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.5),
+        distillation=distillation,
+        temperature=1.0,
+    )
+    start = {key: value.clone() for key, value in module.network.state_dict().items()}
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[FloatSnapshot(0)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(TensorDataset(x, labels), batch_size=16))
+    moved = sum((module.network.state_dict()[k] - start[k]).abs().sum().item() for k in start)
+    return module, moved
+
+
+def test_a_network_taught_by_itself_alone_stays_where_it_is():
+    _, alone = _fit(distillation=1.0)
+    _, labels = _fit(distillation=0.0)
+    assert alone < 1e-5
+    assert labels > 0.1
+
+
+def test_the_teacher_is_no_part_of_the_module():
+    module, _ = _fit(distillation=0.5)
+    assert sorted(key for key in module.state_dict() if "network" in key) == [
+        "network.bias",
+        "network.weight",
+    ]
+    assert len(list(module.parameters())) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"distillation": 1.5}, {"temperature": 0.0}])
+def test_a_value_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
+        Classifier(nn.Linear(4, 3), 3, torch.optim.Adam, **wrong)
