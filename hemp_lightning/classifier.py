@@ -72,7 +72,7 @@ class Classifier(LightningModule):
         return self.network(images)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The cross entropy of a batch, in nats, and the distillation loss if there is a teacher."""
+        """The cross entropy of a batch, in nats, plus distillation if there is a teacher."""
         images, labels = batch
         scores = self.network(images)
         loss = F.cross_entropy(scores, labels)
