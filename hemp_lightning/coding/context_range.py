@@ -30,26 +30,59 @@ def start_decoder(buffer: np.ndarray) -> np.ndarray:
     return np.array([0, TOP, 6, code], np.int64)
 
 
-@njit(cache=True, nogil=True)
-def _put(state: np.ndarray, buffer: np.ndarray, low_part: int, bit: int) -> None:
-    if bit:
-        state[0] += low_part
-        state[1] -= low_part
-    else:
-        state[1] = low_part
-    if state[0] >= TOP:
-        state[0] -= TOP
-        _carry(state, buffer)
-    while state[1] < BOTTOM:
-        buffer[state[2]] = state[0] >> 40
-        state[2] += 1
-        state[0] = (state[0] & (BOTTOM - 1)) << 8
-        state[1] <<= 8
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def code_step(mode, one, bit, low, width, position, buffer):  # type: ignore[no-untyped-def]
+    """Code a decision that is 1 with probability `one` / 65536, from 1 to 65535.
+
+    The state is in variables, so that a loop keeps it in registers; `low` stands for `code` when
+    decoding. See `load_coder`.
+
+    Returns:
+        The decision, and low, width, position after it.
+    """
+    zero = (width >> 16) * (65536 - one)  # a 0 takes the lower part of the range
+    if mode == DECODE:
+        # Without a branch: which way it goes cannot be foreseen.
+        bit = np.int64(low >= zero)
+        low -= zero * bit
+        width = zero + (width - 2 * zero) * bit
+        while width < BOTTOM:
+            byte = np.int64(0)
+            if position < len(buffer):
+                byte = np.int64(buffer[np.uint64(position)])
+            position += 1
+            low = (low << 8) | byte
+            width <<= 8
+    elif mode == ENCODE:
+        low += zero * bit
+        width = zero + (width - 2 * zero) * bit
+        if low >= TOP:
+            low -= TOP
+            _carry(buffer, position)
+        while width < BOTTOM:
+            buffer[np.uint64(position)] = low >> 40
+            position += 1
+            low = (low & (BOTTOM - 1)) << 8
+            width <<= 8
+    return bit, low, width, position
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def load_coder(mode, state):  # type: ignore[no-untyped-def]
+    """Low (decoding: code), width and position of a state, for `code_step`."""
+    return state[3] if mode == DECODE else state[0], state[1], state[2]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def store_coder(mode, state, low, width, position):  # type: ignore[no-untyped-def]
+    """Put back what `load_coder` took."""
+    state[3 if mode == DECODE else 0] = low
+    state[1], state[2] = width, position
 
 
 @njit(cache=True, nogil=True)
-def _carry(state: np.ndarray, buffer: np.ndarray) -> None:
-    i = state[2] - 1
+def _carry(buffer: np.ndarray, position: int) -> None:
+    i = position - 1
     while buffer[i] == 255:
         buffer[i] = 0
         i -= 1
@@ -57,32 +90,11 @@ def _carry(state: np.ndarray, buffer: np.ndarray) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _get(state: np.ndarray, buffer: np.ndarray, low_part: int) -> int:
-    bit = 0
-    if state[3] >= low_part:
-        bit = 1
-        state[3] -= low_part
-        state[1] -= low_part
-    else:
-        state[1] = low_part
-    while state[1] < BOTTOM:
-        byte = 0
-        if state[2] < len(buffer):
-            byte = np.int64(buffer[state[2]])
-        state[2] += 1
-        state[3] = (state[3] << 8) | byte
-        state[1] <<= 8
-    return bit
-
-
-@njit(cache=True, nogil=True)
 def code_bit(mode: int, state: np.ndarray, buffer: np.ndarray, one: int, bit: int) -> int:
-    """Code a decision that is 1 with probability `one` / 65536, from 1 to 65535; returns it."""
-    low_part = (state[1] >> 16) * (65536 - one)  # a 0 takes the lower part of the range
-    if mode == DECODE:
-        return _get(state, buffer, low_part)
-    if mode == ENCODE:
-        _put(state, buffer, low_part, bit)
+    """`code_step` on a state."""
+    low, width, position = load_coder(mode, state)
+    bit, low, width, position = code_step(mode, one, bit, low, width, position, buffer)
+    store_coder(mode, state, low, width, position)
     return bit
 
 
@@ -120,5 +132,5 @@ def finish(state: np.ndarray, buffer: np.ndarray) -> bytes:
             break
     if end >= TOP:
         end -= TOP
-        _carry(state, buffer)
+        _carry(buffer, position)
     return (buffer[:position].tobytes() + end.to_bytes(6, "big")).rstrip(b"\0")
