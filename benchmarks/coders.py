@@ -1,7 +1,7 @@
 """Every coder on a fixed corpus of index sets: bytes, and how fast it codes and decodes.
 
     python -m benchmarks.coders --checkpoints ../shared/data/checkpoints [--nncodec FOLDER]
-        [--indices more.npz ...] [--large] > benchmarks/results/coders.md
+        [--indices more.npz ...] [--large] [--only context fast] > benchmarks/results/coders.md
 
 The corpus: the weights of pretrained CIFAR ResNets, quantized after training (uniform and
 Lloyd-Max levels), LeNet-5 indices trained with the entropy term (`benchmarks/corpus`), random and
@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--nncodec", type=Path, help="folder of the built package")
     parser.add_argument("--indices", type=Path, nargs="*", default=[], help="more sets, .npz")
     parser.add_argument("--large", action="store_true", help="also 13 million weights")
+    parser.add_argument("--only", nargs="*", help="these coders of the package and no other")
     arguments = parser.parse_args()
 
     warm_up()
@@ -186,9 +187,13 @@ def main() -> None:
     timed["fast"] = Timed(FastCoder())
     timed |= {f"tuples {order}": Timed(get_coder("tuples", order=order)) for order in (1, 2, 3)}
     timed |= {name: Timed(get_coder(name)) for name in ("lzma", "bz2")}
+    if arguments.only:
+        timed = {name: timed[name] for name in arguments.only}
     sizes: dict[str, Size] = dict(timed)
     sizes["entropy 0"] = entropy_size
     zstd, module = zstd_size(), deep_cabac(arguments.nncodec)
+    if arguments.only:
+        zstd = module = None
     if zstd is not None:
         sizes["zstd -22"] = zstd
     if module is not None:
@@ -211,8 +216,9 @@ def main() -> None:
         cells = " | ".join(f"{value:,}" for value in row.values())
         print(f"| {name} | {weights:,} | {cells} |", flush=True)
     print("| **all** | | " + " | ".join(f"**{value:,}**" for value in total.values()) + " |")
-    shares = " | ".join(f"{total['context'] / value:.3f}" for value in total.values())
-    print(f"| context / this | | {shares} |")
+    if "context" in total:
+        shares = " | ".join(f"{total['context'] / value:.3f}" for value in total.values())
+        print(f"| context / this | | {shares} |")
     print("\nMillions of weights a second, over the whole corpus:\n")
     print("| coder | encode | decode |\n|---|---:|---:|")
     for name, coder in timed.items():

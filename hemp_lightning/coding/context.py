@@ -243,32 +243,28 @@ def _code_options(
     def flag(value: bool, one: int = _OPTION_ONE) -> bool:
         return bool(coding.code_bit(mode, state, buffer, one, int(value)))
 
-    options = replace(options, plain=flag(options.plain))
-    if options.plain:
-        return options
-    options = replace(options, half=flag(options.half))
-    if not options.half:
-        usual = num_levels // 2
-        centre = np.array([options.centre], np.int32)
-        if flag(options.centre != usual):
-            coding.code_uniform(mode, state, buffer, centre, num_levels)
+    if flag(options.plain):
+        return _Options(plain=True)
+    half = flag(options.half)
+    middle = num_levels // 2
+    centre = middle if half else options.centre
+    if not half:
+        if flag(centre != middle):
+            coded = np.array([centre], np.int32)
+            coding.code_uniform(mode, state, buffer, coded, num_levels)
+            centre = int(coded[0])
         else:
-            centre[0] = usual
-        options = replace(options, centre=int(centre[0]))
-    if max(options.sides(num_levels)) > _MAX_UNARY:
-        options = replace(options, binary=True)
-    else:
-        options = replace(options, binary=flag(options.binary))
-    if not options.half:
-        options = replace(options, flags=flag(options.flags))
+            centre = middle
+    found = _Options(half=half, centre=centre)
+    binary = max(found.sides(num_levels)) > _MAX_UNARY or flag(options.binary)
+    flags = not half and flag(options.flags)
+    scan = SCANS.index(options.scan) if ndim >= 2 else 0
     if ndim >= 2:
-        scan = SCANS.index(options.scan)
         scan = 2 * flag(bool(scan & 2)) + flag(bool(scan & 1))
-        options = replace(options, scan=SCANS[scan])
     scale = 0
     while scale < _MAX_SCALE and flag(scale < options.scale, _SCALE_ONE):
         scale += 1
-    return replace(options, scale=scale)
+    return _Options(False, SCANS[scan], half, centre, binary, flags, scale)
 
 
 def _choose(

@@ -110,9 +110,9 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                 negative = np.int64(above == 0)
                 if below > 0 and above > 0:
                     before = np.int64(past[u - np.uint64(inner)]) if inner > 1 else left2
-                    kinds = (
-                        _class_of(left, scale) * 5 + _class_of(over, scale)
-                    ) * 5 + _class_of(before, scale)
+                    kinds = (_class_of(left, scale) * 5 + _class_of(over, scale)) * 5 + _class_of(
+                        before, scale
+                    )
                     negative, low, width, position = _decide(
                         mode, table, np.uint64(kinds), np.int64(value < 0),
                         low, width, position, buffer, cost, log2, t,

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemp_lightning.coding import context
+from hemp_lightning.coding import context, context_fast_kernel, context_kernel
 from hemp_lightning.coding.context import ContextCoder, warm_up
 from hemp_lightning.coding.context_fast import FastCoder
 from hemp_lightning.coding.context_tables import SQUASH, STRETCH
@@ -250,6 +250,9 @@ def test_tables_are_the_logistic_function() -> None:
 
 def test_warm_up_compiles_everything() -> None:
     warm_up()
-    compiled = getattr(context.code_indices, "signatures", ["plain Python"])
-    ContextCoder().encode(np.arange(300), 300)
-    assert len(getattr(context.code_indices, "signatures", compiled)) == len(compiled) == 1
+    loops = [*context_kernel._LOOPS.values(), *context_fast_kernel._LOOPS.values()]
+    compiled = [len(getattr(loop, "signatures", [None])) for loop in loops]
+    ContextCoder().rate(np.arange(300), 300)
+    FastCoder().decode(FastCoder().encode(np.arange(300), 300), (300,), 300)
+    assert compiled == [1] * 6
+    assert compiled == [len(getattr(loop, "signatures", [None])) for loop in loops]
