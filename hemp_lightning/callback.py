@@ -40,14 +40,14 @@ class FileOptions:
         module: Name of the submodule that is trained and written, such as `network`, so that the
             file has the keys of the plain network; None for the whole LightningModule.
         coder: Coder of the indices, a name of `hemp_lightning.coding.CODERS`.
-        float_dtype: `float16` or `float32`, for the tensors that are not quantized; see `save`.
+        float_dtype: How tensors that are not quantized are held; see `save`.
         recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
             quantized weights before writing; 0 keeps those of the training.
     """
 
     module: str | None = None
     coder: str = "context"
-    float_dtype: str = "float16"
+    float_dtype: str = "steps"
     recalibrate_batches: int = 100
 
     def __post_init__(self) -> None:

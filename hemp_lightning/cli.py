@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument(
         "--float-dtype",
         choices=FLOAT_DTYPES,
-        default="float16",
+        default="steps",
         help="for float32 tensors that are not quantized; short ones only within tolerance",
     )
 

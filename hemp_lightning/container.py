@@ -103,7 +103,7 @@ def save(
     tensors: str | Sequence[str] = "weights",
     order: int = 2,
     scan: str = "row_major",
-    float_dtype: str = "float16",
+    float_dtype: str = "steps",
 ) -> Summary:
     """Write a model or state_dict as one `.hemp` file.
 
@@ -125,8 +125,10 @@ def save(
             module: their biases too), `all` floating parameters, or names or patterns of them.
         order: Length of the tuples, for the coder `tuples` and for the entropies of the summary.
         scan: Scan order of the tuples, for the same.
-        float_dtype: How float32 tensors that are not quantized are held: as `float16` or
-            `bfloat16`, where that moves each entry by at most `2^-11` or `2^-8` of itself or by
+        float_dtype: How float32 tensors that are not quantized are held. `steps`: biases, norm
+            scales and statistics, all with at most one axis, on steps of a sixteenth or less of
+            their deviation, see `round_to_steps`; the others as with `float16`. `float16` or
+            `bfloat16`: so, where that moves each entry by at most `2^-11` or `2^-8` of itself or by
             `2^-22` of the largest entry; else exactly, as with `float32`. Every other dtype is
             always held exactly.
 

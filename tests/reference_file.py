@@ -27,6 +27,7 @@ STORAGES = {
     11: ("complex64", 8, 4), 12: ("complex128", 16, 8), 13: ("complex32", 4, 2),
     14: ("uint16", 2, 2), 15: ("uint32", 4, 4), 16: ("uint64", 8, 8),
     17: ("float8_e4m3fn", 1, 1), 18: ("float8_e5m2", 1, 1), 19: ("float32 as bfloat16", 2, 2),
+    20: ("float32 as steps", 4, 4),
 }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def unfold(value):
 def read_file(data):
     """name -> (dtype, shape, words); of quantized tensors float32 words, of aliases a name."""
     magic, version, flags, size, checksum = struct.unpack("<4sBBII", data[:14])
-    assert magic == b"HEMP" and version == 1 and flags in (0, 1)
+    assert magic == b"HEMP" and version in (1, 2) and flags in (0, 1)
     assert zlib.crc32(data[:10] + data[14 : 14 + size]) == checksum
     directory = Reader(data[14 : 14 + size])
     if flags:
@@ -165,7 +166,11 @@ def read_section(reader, records):
         dtype, entry, word = STORAGES[storage]
         group = [r for r in plain if r["storage"] == storage]
         counts = [math.prod(r["shape"]) * entry // word for r in group]
-        words = read_block(reader, sum(counts), word)
+        group, counts = zip(*[(r, c) for r, c in zip(group, counts, strict=True) if c], strict=True)
+        if storage == 20:
+            words = read_steps(reader, counts)
+        else:
+            words = read_block(reader, sum(counts), word)
         for record, count in zip(group, counts, strict=True):
             tensors[record["name"]] = (dtype, record["shape"], tuple(words[:count]))
             words = words[count:]
@@ -174,6 +179,30 @@ def read_section(reader, records):
             tensors[record["name"]] = (STORAGES[record["storage"]][0], record["shape"], ())
     assert reader.at == len(reader.data)
     return tensors
+
+
+def read_steps(reader, counts):
+    bits = reader.bits()
+    forms = [next(bits) for _ in counts]
+    steps, centres = [0] * len(forms), [0] * len(forms)
+    for form in (0, 1):
+        chosen = [i for i, other in enumerate(forms) if other == form]
+        for numbers in (steps, centres) if chosen else ():
+            k = reader.byte()
+            changes = map(unfold, golomb(reader.bits(), len(chosen), k))
+            for i, number in zip(chosen, itertools.accumulate(changes), strict=True):
+                numbers[i] = number
+    low, num_levels = reader.varint(), reader.varint() + 1
+    payload = reader.take(reader.varint())
+    indices = [0] * sum(counts)
+    if num_levels > 1:
+        indices = decode(2, payload, (sum(counts),), num_levels)
+    places, words = iter(indices), []
+    for form, step, centre, count in zip(forms, steps, centres, counts, strict=True):
+        for number in (centre + next(places) - low for _ in range(count)):
+            multiple = struct.pack("<f", number * 2.0**step) if form == 0 else None
+            words.append(struct.unpack("<I", multiple)[0] if multiple else number << step)
+    return words
 
 
 def read_block(reader, count, word):
@@ -200,8 +229,8 @@ def decode(coder, payload, shape, num_levels):
         return [fixed(bits, (num_levels - 1).bit_length()) for _ in range(count)]
     if coder == 1:
         return decode_tuples(Reader(payload), shape, num_levels)
-    if coder == 2:
-        return context_reference().decode(payload, shape, num_levels)
+    if coder in (2, 6):
+        return context_reference().decode(payload, shape, num_levels, fast=coder == 6)
     dictionary = min(max(1 << (count * width - 1).bit_length(), 2**12), 2**26)
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": dictionary}]
     data = {

@@ -1,4 +1,4 @@
-"""Format version 1: golden files, a second reader, and every flipped bit.
+"""Format versions 1 and 2: golden files, a second reader, and every flipped bit.
 
 Files of version 1 stay readable for ever: golden files are never edited, and a new version of the
 format adds its own. `python tests/test_format.py` writes those that do not exist.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from hemp_lightning import HempFileError, load, save
 from hemp_lightning.coding import CODERS
 from hemp_lightning.container import verify
+from hemp_lightning.layout.steps import round_to_steps
 from hemp_lightning.layout.storages import EXACT
 from hemp_lightning.quantizers import Codebook
 
@@ -69,15 +71,34 @@ def every_dtype():
     return state
 
 
+def statistics():
+    """What BatchNorm holds, with a channel that is all but dead; a constant, and an empty one."""
+    return {
+        "bn.weight": 1 + numbers(14, 40),
+        "bn.bias": numbers(15, 40),
+        "bn.running_mean": 3 * numbers(16, 40),
+        "bn.running_var": numbers(17, 40) ** 2 + 1e-7,
+        "scale": torch.tensor(0.7),
+        "ones": torch.ones(5),
+        "empty": torch.empty(0),
+        "deep": numbers(18, 3, 4),
+    }
+
+
 # name: (state_dict, options of save). Together they hold every coder, storage and kind of record.
 CASES = {
     "lenet": (
         lenet,
-        {"codebooks": {"conv1.weight": LEVELS, "fc.weight": WIDE}, "coder": "tuples", "order": 1},
+        {
+            "codebooks": {"conv1.weight": LEVELS, "fc.weight": WIDE},
+            "coder": "tuples",
+            "order": 1,
+            "float_dtype": "float16",
+        },
     ),
     "context": (
         lambda: {"w": numbers(12, 8, 4, 3, 3), "b": numbers(13, 400)},
-        {"codebooks": {"w": LEVELS}},
+        {"codebooks": {"w": LEVELS}, "float_dtype": "float16"},
     ),
     "dtypes": (every_dtype, {"codebooks": {}, "float_dtype": "bfloat16"}),
     "tuples": (
@@ -93,20 +114,26 @@ CASES = {
     },
     "deflated": (
         lambda: {f"layers.{i}.norm.{x}": torch.zeros(1) for i in range(12) for x in "ab"},
-        {},
+        {"float_dtype": "float16"},
     ),
     "sections": (
         lambda: {"big": torch.zeros(2**20 + 1, dtype=torch.int32), "w": numbers(11, 4, 4)},
         {"codebooks": {"w": LEVELS}, "coder": "tuples", "order": 1},
     ),
+    "steps": (statistics, {}),
+    "fast": (
+        lambda: {"w": numbers(19, 8, 4, 3, 3), "b": numbers(20, 30)},
+        {"codebooks": {"w": LEVELS}, "coder": "fast"},
+    ),
 }
+VERSION_2 = ("steps", "fast")
 # Others may be written differently: by other versions of the libraries for deflate, LZMA and bz2,
 # or by a context coder that has learned to choose better.
-SAME_BYTES = ("lenet", "dtypes", "tuples", "raw", "sections")
+SAME_BYTES = ("lenet", "dtypes", "tuples", "raw", "sections", "steps", "fast")
 
 
 def golden(name):
-    return DATA / f"version1_{name}.hemp"
+    return DATA / f"version{2 if name in VERSION_2 else 1}_{name}.hemp"
 
 
 def digest(state):
@@ -128,8 +155,10 @@ def test_golden_files_decode_to_what_was_written(name, tmp_path):
     for key, tensor in state.items():
         wanted = books[key].quantize(tensor).to(tensor.dtype) if key in books else tensor
         if key not in books and tensor.dtype == torch.float32:
-            held = getattr(torch, options.get("float_dtype", "float16"))
-            wanted = tensor.to(held).float()
+            dtype = options.get("float_dtype", "float16")
+            held = getattr(torch, dtype)
+            stepped = round_to_steps(tensor) if name in VERSION_2 else None
+            wanted = tensor.to(held).float() if stepped is None else stepped
         assert digest({key: found[key]}) == digest({key: wanted}), key
 
 
@@ -158,7 +187,7 @@ def compare_with_reference(path):
         dtype, shape, words = wanted[name]
         assert shape == tuple(tensor.shape)
         assert dtype.split(" as ")[0] == str(tensor.dtype).removeprefix("torch.")
-        if " as " in dtype:
+        if " as " in dtype and not dtype.endswith("steps"):
             tensor = tensor.to(getattr(torch, dtype.split(" as ")[1]))
         if tensor.is_floating_point() and len(words) and words_of(tensor) != words:
             # A quantized tensor that is not float32: the second reader leaves it in float32.
@@ -195,12 +224,25 @@ def test_a_second_reader_agrees_on_any_file(tmp_path_factory, data):
         coder=data.draw(st.sampled_from(list(CODERS))),
         order=data.draw(st.integers(1, 3)),
         scan=data.draw(st.sampled_from(["row_major", "kernel", "input", "output"])),
-        float_dtype=data.draw(st.sampled_from(["float16", "bfloat16", "float32"])),
+        float_dtype=data.draw(st.sampled_from(["steps", "float16", "bfloat16", "float32"])),
     )
     compare_with_reference(path)
 
 
-@pytest.mark.parametrize("name", ["lenet", "tuples", "deflated"])
+@pytest.mark.parametrize("name", CASES)
+def test_files_say_the_lowest_version_that_has_all_of_them(name, tmp_path):
+    data = bytearray(golden(name).read_bytes())
+    assert data[4] == (2 if name in VERSION_2 else 1)
+    if name in VERSION_2:
+        data[4] = 1
+        size = int.from_bytes(data[6:10], "little")
+        data[10:14] = zlib.crc32(data[:10] + data[14 : 14 + size]).to_bytes(4, "little")
+        (tmp_path / "x.hemp").write_bytes(data)
+        with pytest.raises(HempFileError, match="byte 4: expected format version 2, found version"):
+            load(tmp_path / "x.hemp")
+
+
+@pytest.mark.parametrize("name", ["lenet", "tuples", "deflated", "steps"])
 def test_every_flipped_bit_and_every_cut_is_noticed(name, tmp_path):
     data = golden(name).read_bytes()
     path = tmp_path / "x.hemp"

@@ -26,6 +26,7 @@ CODERS = {
     "lzma": _Entry(3, "general", "LzmaCoder"),
     "bz2": _Entry(4, "general", "Bz2Coder"),
     "zlib": _Entry(5, "general", "ZlibCoder"),
+    "fast": _Entry(6, "context_fast", "FastCoder"),
 }
 """Coders by name, each with the number that stands for it in a file and never changes."""
 

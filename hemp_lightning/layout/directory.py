@@ -10,7 +10,15 @@ from hemp_lightning.coding.base import MAX_LEVELS
 from hemp_lightning.coding.integers import ByteReader, varint
 from hemp_lightning.errors import HempFileError, located
 from hemp_lightning.layout.names import expand, read_name, shorten, write_name
-from hemp_lightning.layout.storages import FLOAT32, HALF, QUANTIZABLE, STORAGES, Storage
+from hemp_lightning.layout.storages import (
+    EXACT,
+    FLOAT32,
+    HALF,
+    QUANTIZABLE,
+    STEPS,
+    STORAGES,
+    Storage,
+)
 
 QUANTIZED, PLAIN, ALIAS = 0, 1, 2
 
@@ -32,6 +40,7 @@ MAX_NDIM = 32
 MAX_ENTRIES = 2**36 - 1
 """The most entries of a tensor; empty axes count as if they had one."""
 
+_LAST_CODER = 5  # of version 1
 _HAS_STORAGE, _OPENS_SECTION, _WIDE_LEVELS = 1 << 5, 1 << 6, 1 << 7
 
 
@@ -62,6 +71,12 @@ class Record:
     coder: int = 0
     size: int = 0
     target: int = 0
+
+    @property
+    def version(self) -> int:
+        """The first version of the format that has such a record."""
+        new = self.kind != ALIAS and (self.storage == STEPS or self.coder > _LAST_CODER)
+        return 2 if new else 1
 
     @property
     def num_entries(self) -> int:
@@ -195,7 +210,7 @@ def _read_record(reader: ByteReader, name: str, section: int, before: list[Recor
         if number not in STORAGES or STORAGES[number] == storage:
             raise HempFileError(None, start, "the number of another storage", str(number))
         storage = STORAGES[number]
-    if kind == QUANTIZED and (storage == HALF or storage.dtype not in QUANTIZABLE):
+    if kind == QUANTIZED and (storage.dtype not in QUANTIZABLE or storage != EXACT[storage.dtype]):
         raise HempFileError(None, start, "a floating dtype to quantize", storage.label)
     shape = _read_shape(reader, tag >> 2 & 7)
     if kind == PLAIN:

@@ -13,7 +13,8 @@ from hemp_lightning.coding.base import Coder, gather, index_dtype
 from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.layout.levels import needs_wide
 from hemp_lightning.layout.sections import Content
-from hemp_lightning.layout.storages import EXACT, FLOAT_DTYPES, fits, to_words
+from hemp_lightning.layout.steps import round_to_steps
+from hemp_lightning.layout.storages import EXACT, FLOAT_DTYPES, STEPS, fits, to_words
 from hemp_lightning.quantizers import Codebook
 
 _CHUNK = 2**22  # weights that are assigned to levels at a time
@@ -87,6 +88,11 @@ def encode_quantized(
 def encode_plain(name: str, tensor: Tensor, options: Options) -> Content:
     """Content of a tensor (on the CPU) that is stored as it is, or shorter within tolerance."""
     storage = EXACT[tensor.dtype]
+    if options.float_dtype == "steps" and tensor.dtype == torch.float32:
+        rounded = round_to_steps(tensor)
+        if rounded is not None:
+            record = Record(name, PLAIN, tuple(tensor.shape), STEPS, section=0)
+            return Content(record, to_words(rounded, STEPS))
     shorter = FLOAT_DTYPES[options.float_dtype]
     if tensor.dtype == torch.float32 and fits(tensor, shorter):
         storage = shorter

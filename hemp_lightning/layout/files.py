@@ -23,7 +23,7 @@ from hemp_lightning.layout.directory import (
 )
 
 MAGIC = b"HEMP"
-VERSION = 1
+VERSIONS = (1, 2)
 
 _HEADER = struct.Struct("<4sBBI")  # magic, version, flags, size of the directory; CRC32 follows
 _CHECKSUM = struct.Struct("<I")
@@ -105,8 +105,8 @@ class HempFile:
         magic, version, flags, size = _HEADER.unpack(header)
         if magic != MAGIC:
             raise HempFileError(None, 0, f"a .hemp file, which begins with {MAGIC!r}", repr(magic))
-        if version != VERSION:
-            raise HempFileError(None, 4, f"format version {VERSION}", f"version {version}")
+        if version not in VERSIONS:
+            raise HempFileError(None, 4, "format version 1 or 2", f"version {version}")
         if flags & ~_DEFLATED:
             raise HempFileError(None, 5, "flags 0 or 1", str(flags))
         if size > min(MAX_DIRECTORY, self.size - _START):
@@ -119,6 +119,9 @@ class HempFile:
         with located(_START):
             plain = inflate(stored) if flags & _DEFLATED else stored
             self.records, self._section_sizes = read_directory(plain)
+        if version < _version(self.records):
+            found = f"version {version}"
+            raise HempFileError(None, 4, f"format version {_version(self.records)}", found)
         self._sections_start = _START + size
         end = self._sections_start + sum(n + _CHECKSUM.size for n in self._section_sizes)
         if end != self.size:
@@ -158,11 +161,18 @@ def write_file(
     stored = directory if deflated is None else deflated
     if len(directory) > MAX_DIRECTORY:
         raise ValueError(f"a directory has at most {MAX_DIRECTORY} bytes; found {len(directory)}")
-    header = _HEADER.pack(MAGIC, VERSION, 0 if deflated is None else _DEFLATED, len(stored))
+    header = _HEADER.pack(
+        MAGIC, _version(records), 0 if deflated is None else _DEFLATED, len(stored)
+    )
     out.write(header + _CHECKSUM.pack(zlib.crc32(stored, zlib.crc32(header))) + stored)
     sections.seek(0)
     while chunk := sections.read(2**20):
         out.write(chunk)
+
+
+def _version(records: list[Record]) -> int:
+    """The lowest version that has all of a directory, which is the one that a file says."""
+    return max((record.version for record in records), default=1)
 
 
 def with_checksum(section: bytes) -> bytes:

@@ -19,7 +19,8 @@ from hemp_lightning.errors import located
 from hemp_lightning.layout.blocks import read_block, write_block
 from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.layout.levels import read_levels, write_levels
-from hemp_lightning.layout.storages import Storage, from_words
+from hemp_lightning.layout.steps import read_steps, write_steps
+from hemp_lightning.layout.storages import STEPS, Storage, from_words
 
 SECTION_BYTES = 2**22
 """A section takes tensors up to so many bytes in memory, or a single larger one."""
@@ -78,8 +79,11 @@ def write_section(contents: list[Content]) -> bytes:
     wide = [c.values for c in quantized if c.record.wide_levels]
     parts = [write_levels(narrow, wide), *(c.payload for c in quantized)]
     for storage in _storages([c.record for c in plain]):
-        words = np.concatenate([c.values for c in plain if c.record.storage == storage])
-        parts.append(write_block(words, storage))
+        words = [c.values for c in plain if c.record.storage == storage and len(c.values)]
+        if storage == STEPS:
+            parts.append(write_steps(words))
+        else:
+            parts.append(write_block(np.concatenate(words), storage))
     return b"".join(parts)
 
 
@@ -92,10 +96,14 @@ def read_section(data: bytes, records: list[Record]) -> list[Content]:
     reader = ByteReader(data)
     contents = _read_quantized(reader, [r for r in records if r.kind == QUANTIZED])
     for storage in _storages(records):
-        group = [r for r in records if r.kind == PLAIN and r.storage == storage]
+        same = (r for r in records if r.kind == PLAIN and r.storage == storage)
+        group = [r for r in same if r.num_entries]
         start = reader.offset
         ends = np.cumsum([r.num_entries * storage.held.itemsize // storage.word for r in group])
-        words = read_block(reader, int(ends[-1]), storage)
+        if storage == STEPS:
+            words = read_steps(reader, [r.num_entries for r in group])
+        else:
+            words = read_block(reader, int(ends[-1]), storage)
         shares = _shares(reader.offset - start, ends)
         for record, part, size in zip(group, np.split(words, ends[:-1]), shares, strict=True):
             contents[record.name] = Content(record, part, size=size)

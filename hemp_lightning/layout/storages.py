@@ -28,6 +28,8 @@ class Storage(NamedTuple):
     def label(self) -> str:
         """How tables name it: the dtype, and the one that holds it if that is another."""
         dtype, held = (str(d).removeprefix("torch.") for d in (self.dtype, self.held))
+        if self.number == STEPS.number:
+            return f"{dtype} as steps"
         return dtype if dtype == held else f"{dtype} as {held}"
 
 
@@ -55,15 +57,17 @@ _EXACT = (
 HALF = Storage(1, torch.float32, torch.float16, 2)
 BRAIN = Storage(19, torch.float32, torch.bfloat16, 2)
 
+STEPS = Storage(20, torch.float32, torch.float32, 4)
+
 EXACT = {dtype: Storage(number, dtype, dtype, word) for number, dtype, word in _EXACT}
 """The storage that holds a dtype exactly."""
 
 FLOAT32 = EXACT[torch.float32]
 
-FLOAT_DTYPES = {"float16": HALF, "bfloat16": BRAIN, "float32": FLOAT32}
-"""How float32 tensors may be held, by the name of the option."""
+FLOAT_DTYPES = {"steps": HALF, "float16": HALF, "bfloat16": BRAIN, "float32": FLOAT32}
+"""How float32 tensors may be held, by the name of the option; with `steps` those of two axes."""
 
-STORAGES = {storage.number: storage for storage in (*EXACT.values(), HALF, BRAIN)}
+STORAGES = {storage.number: storage for storage in (*EXACT.values(), HALF, BRAIN, STEPS)}
 """Storages by number."""
 
 QUANTIZABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

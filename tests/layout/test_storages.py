@@ -11,6 +11,7 @@ from hemp_lightning.layout.storages import (
     EXACT,
     FLOAT32,
     HALF,
+    STEPS,
     STORAGES,
     fits,
     from_words,
@@ -20,8 +21,13 @@ from hemp_lightning.layout.storages import (
 
 
 def test_numbers_never_change():
-    assert sorted(STORAGES) == list(range(20))
-    assert STORAGES[0] is FLOAT32 and STORAGES[1] is HALF and STORAGES[19] is BRAIN
+    assert sorted(STORAGES) == list(range(21))
+    assert (
+        STORAGES[0] is FLOAT32
+        and STORAGES[1] is HALF
+        and STORAGES[19] is BRAIN
+        and STORAGES[20] is STEPS
+    )
     assert STORAGES[8].dtype == torch.int64 and STORAGES[10].dtype == torch.bool
 
 
