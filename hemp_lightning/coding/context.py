@@ -156,6 +156,47 @@ class ContextCoder:
         )  # fmt: skip
         return cost.reshape(turned.shape).transpose(np.argsort(axes))
 
+    def lengths(self, indices: np.ndarray, num_levels: int) -> np.ndarray:
+        """Code length that each level would have in the place of each index.
+
+        Every index is predicted from the true ones before it; what another level would do to the
+        contexts of those after it is not counted. Magnitudes are taken as unary and rows have no
+        flags, so lengths of the true levels can differ a little from `rate`.
+
+        Args:
+            indices: Integers in `[0, num_levels)`, any shape.
+            num_levels: From 1 to 256.
+
+        Returns:
+            Bits, float32, shape of `indices` and a last axis of `num_levels`.
+
+        Raises:
+            ValueError: If `num_levels` is more than 256.
+
+        Example:
+            >>> lengths = ContextCoder().lengths(np.zeros((50, 50), int), num_levels=3)
+            >>> lengths.shape, bool(lengths[-1, -1, 0] < 0.01), bool(lengths[-1, -1, 2] > 8)
+            ((50, 50, 3), True, True)
+        """
+        indices = check_indices(indices, num_levels)
+        if num_levels > 256:
+            raise ValueError(f"`num_levels` must be at most 256 for lengths; found {num_levels}")
+        if is_trivial(indices.shape, num_levels):
+            return np.zeros((*indices.shape, num_levels), np.float32)
+        options = _choose(indices, num_levels, code_indices, False)
+        options = replace(options, binary=False)
+        axes = scan_axes(options.scan, indices.ndim)
+        turned = indices.transpose(axes)
+        lengths = np.zeros(indices.size * num_levels)
+        code_indices(
+            coding.LENGTHS, coding.start_encoder(), _NO_BYTES,
+            _differences(turned, options, num_levels), lengths, _log2_table(),
+            _dims(turned.shape), _model(options, num_levels),
+        )  # fmt: skip
+        lengths = lengths.reshape(*turned.shape, num_levels)
+        back = lengths.transpose(*np.argsort(axes), indices.ndim)
+        return np.ascontiguousarray(back, np.float32)
+
     def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """None: the model is learned while coding."""
         return 0

@@ -20,6 +20,7 @@ from hemp_lightning.coding.context_range import (
     DECODE,
     ENCODE,
     HALF,
+    LENGTHS,
     MARGIN,
     MEASURE,
     code_step,
@@ -47,6 +48,31 @@ MIN_LINE = 8  # rows and columns shorter than this have none of their own
 APM_STEPS = 33
 MAX_KERNEL = 64
 TUPLE_CYCLE = 12  # the least common multiple of tuple lengths 1, 2, 3, 4 and 6
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _cost_of_one(  # type: ignore[no-untyped-def]
+    table, base, weights, apm, log2, node, inherits, costs
+):
+    """Put what a 0 and a 1 at a node would cost, in bits, in `costs`; nothing is learned."""
+    counter = table[base[0] + node]
+    if counter == 0:
+        counter = FRESH
+        if inherits and table[base[0] + node - 2] != 0:
+            counter = (table[base[0] + node - 2] & np.uint32(0xFFFFFC00)) | np.uint32(1)
+    parent = np.int64(counter >> np.uint32(10))
+    dot = np.int64(STRETCH[counter >> np.uint32(16)]) * weights[node, 0]
+    for i in range(1, NUM_INPUTS):
+        counter = table[base[i] + (node if i < 6 else min(node, LINE_NODES - 1))]
+        if counter == 0:
+            counter = inherit(parent)
+        dot += np.int64(STRETCH[counter >> np.uint32(16)]) * weights[node, i]
+    mix = min(max(dot >> 16, -STRETCH_MAX), STRETCH_MAX)
+    place = min(max(mix, -2047), 2047) + 2048
+    step, part = place >> 7, place & 127
+    corrected = (apm[node, step] * (128 - part) + apm[node, step + 1] * part) >> 13
+    one = min(max((3 * np.int64(SQUASH[mix + STRETCH_MAX]) + corrected) >> 2, 1), 65535)
+    costs[0], costs[1] = log2[65536 - one], log2[one]
 
 
 def _make_loop(mode: int) -> Callable[..., bool]:
@@ -108,6 +134,8 @@ def _make_loop(mode: int) -> Callable[..., bool]:
         slots = np.zeros(NUM_INPUTS, np.uint64)
         inputs = np.zeros(NUM_INPUTS, np.int64)
         found = np.zeros(NUM_INPUTS, np.uint32)
+        num_levels = below + above + (1 - half)
+        costs = np.zeros(2)
         pad = 2 * row + last + 8
         past = np.zeros(rows * row + pad, np.int32)  # the differences, behind a border of zeros
 
@@ -177,6 +205,29 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                 phase = 0  # 0: is it the centre? 1: is it below? 2: magnitude
                 if half:
                     phase = 2 if below == 0 or above == 0 else 1
+                if mode == LENGTHS:  # of each level, in unary; the loop below learns the true one
+                    lengths = cost[t * num_levels : (t + 1) * num_levels]
+                    spent = 0.0
+                    if not half:
+                        _cost_of_one(table, base, weights, apm, log2, 0, False, costs)
+                        lengths[below] = costs[0]
+                        spent = costs[1]
+                    for side in range(2):
+                        limit = below if side else above
+                        if limit == 0:
+                            continue
+                        so_far = spent
+                        if below > 0 and above > 0:
+                            _cost_of_one(table, base, weights, apm, log2, 1, False, costs)
+                            so_far += costs[side]
+                        for size in range(1, limit + 1):
+                            column = below - size if side else below - half + size
+                            lengths[column] = so_far
+                            if size < limit:
+                                node = 2 * size + side
+                                _cost_of_one(table, base, weights, apm, log2, node, size > 1, costs)
+                                lengths[column] += costs[0]
+                                so_far += costs[1]
                 size = 1  # unary: magnitude is at least this; binary: the digits so far behind a 1
                 left_digits = digits
                 while True:
@@ -291,7 +342,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
     return loop
 
 
-_LOOPS = {mode: _make_loop(mode) for mode in (DECODE, ENCODE, MEASURE)}
+_LOOPS = {mode: _make_loop(mode) for mode in (DECODE, ENCODE, MEASURE, LENGTHS)}
 
 
 def code_indices(
@@ -307,11 +358,12 @@ def code_indices(
     """Code the differences of all indices from the centre.
 
     Args:
-        mode: DECODE, ENCODE or MEASURE.
+        mode: DECODE, ENCODE, MEASURE, or LENGTHS (unary magnitudes, no flags).
         state: Range coder, `(4,)` int64: low, range, position, code.
         buffer: Bytes to read or to fill, uint8.
         values: Differences, `(A * B * K,)` int32; written when decoding.
-        cost: Bits of each weight, float64, when measuring; else empty.
+        cost: Bits of each weight, float64, when measuring; with LENGTHS of each level of each
+            weight, `(A * B * K * L,)`; else empty.
         log2: `-log2(i / 65536)`, `(65537,)`, when measuring; else empty.
         dims: A, B, K, and the length of the last axis.
         model: largest difference below and above the centre, whether 0 is no difference ("half"),

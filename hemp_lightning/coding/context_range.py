@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-DECODE, ENCODE, MEASURE = 0, 1, 2
+DECODE, ENCODE, MEASURE, LENGTHS = 0, 1, 2, 3
 TOP = 1 << 48  # the range lies in [BOTTOM, TOP]
 BOTTOM = 1 << 40
 HALF = 32_768  # probability one half, of 65,536

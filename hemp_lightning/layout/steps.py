@@ -147,8 +147,7 @@ def read_steps(reader: ByteReader, counts: list[int]) -> np.ndarray:
     with located(offset):
         indices = get_coder("context").decode(coded, (sum(counts),), num_levels)
     whole = indices.astype(np.int64) - low + np.repeat(centres, counts)
-    shift, form = np.repeat(shifts, counts), np.repeat(forms, counts)
-    digits = form == DIGITS
+    shift, digits = np.repeat(shifts, counts), np.repeat(forms == DIGITS, counts)
     valid = np.where(
         digits,
         (0 <= shift) & (shift <= _MANTISSA) & (0 < whole) & (whole <= _INFINITY),

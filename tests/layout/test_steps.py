@@ -108,7 +108,7 @@ def test_too_many_steps_are_refused():
         ("00 00 01 00 01 00 00", "expected 1 bytes of size of coded entries"),
         ("00 00 01 00 01 00 00 05", "expected 5 bytes of coded entries"),
         ("00 00 01 00 01 00 00 01 00", "expected an empty payload"),
-        ("00 08 80 0f 00 01 00 00 00", "expected finite entries on steps"),  # step 2^135
+        ("00 08 3a 00 00 06 00 00 00", "expected finite entries on steps"),  # step 2^135
         ("01 00 01 00 01 00 00 00", "expected finite entries on steps"),  # digits of 0
     ],
 )
