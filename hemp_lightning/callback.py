@@ -21,6 +21,7 @@ from hemp_lightning.container import Summary, save
 from hemp_lightning.entropy import SCOPES, entropy_and_gradients, index_entropy
 from hemp_lightning.kernels import cpu
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
+from hemp_lightning.rates import RATE_MODELS, ContextRates
 from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan
 from hemp_lightning.selection import select_tensors
@@ -86,6 +87,9 @@ class HEMPCallback(Callback):
         lambda_entropy: Loss units per bit per weight, >= 0. With a target, where lambda starts.
         lambda_reconstruction: Loss units per squared weight unit, >= 0.
         quantizer: Name in `hemp_lightning.quantizers.QUANTIZERS` or an object with `fit`.
+        rate_model: `tuples` for the entropy of order n; `context` for the code lengths of the
+            context coder, taken at each refit, see `hemp_lightning.rates`: `order`, `scope` and
+            `scan` do not count then, and memory is 4 bytes for each level of each weight.
         scope: `tensor` for one table per tensor, `network` for one pooled by index.
         scan: Scan order in which tensors are cut into tuples, see `hemp_lightning.scans`.
         forward: `straight_through` trains through the quantized weights; `continuous`, the paper's
@@ -126,6 +130,7 @@ class HEMPCallback(Callback):
         lambda_reconstruction: float = 0.0,
         quantizer: str | Quantizer = "lloyd_max",
         *,
+        rate_model: str = "tuples",
         scope: str = "tensor",
         scan: str = "row_major",
         forward: str = "straight_through",
@@ -152,7 +157,11 @@ class HEMPCallback(Callback):
         ):
             if not low <= value < float("inf"):
                 raise ValueError(f"`{name}` must be finite and at least {low}; found {value}")
-        for name, word, words in (("scope", scope, SCOPES), ("forward", forward, FORWARDS)):
+        for name, word, words in (
+            ("rate_model", rate_model, RATE_MODELS),
+            ("scope", scope, SCOPES),
+            ("forward", forward, FORWARDS),
+        ):
             if word not in words:
                 raise ValueError(f"`{name}` must be one of {', '.join(words)}; found {word!r}")
         if target_bytes is not None and target_accuracy is not None:
@@ -176,6 +185,7 @@ class HEMPCallback(Callback):
         self.lambda_reconstruction = lambda_reconstruction
         self.quantizer = get_quantizer(quantizer, num_levels)
         self.num_levels = self.quantizer.num_levels
+        self.rate_model = rate_model
         self.scope = scope
         self.scan = check_scan(scan)
         self.forward = forward
@@ -193,6 +203,7 @@ class HEMPCallback(Callback):
         self.codebooks: dict[str, Codebook] = {}
         self.summary: Summary | None = None
         self._parameters: dict[str, nn.Parameter] = {}
+        self._rates = ContextRates()
         self._real: list[Tensor] | None = None  # real-valued weights while quantized ones stand in
         self._last_refit = self._last_refit_epoch = -1
         self._batch_fraction = 0.0
@@ -388,6 +399,7 @@ class HEMPCallback(Callback):
             "last_refit": self._last_refit,
             "last_refit_epoch": self._last_refit_epoch,
             "first_step": self._first_step,
+            "rates": self._rates.state_dict(),
             "control": asdict(self._control),
             "measured": None if self._measured is None else asdict(self._measured),
         }
@@ -401,6 +413,7 @@ class HEMPCallback(Callback):
         self._last_refit = state_dict["last_refit"]
         self._last_refit_epoch = state_dict["last_refit_epoch"]
         self._first_step = state_dict["first_step"]
+        self._rates.load_state_dict(state_dict["rates"])
         self._control = LambdaControl(**state_dict["control"])
         measured = state_dict["measured"]
         self._measured = None if measured is None else Measured(**measured)
@@ -427,6 +440,8 @@ class HEMPCallback(Callback):
             except ValueError as error:
                 raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
             self.codebooks[name] = codebook.half_precision().to(parameter.device)
+        if self.rate_model == "context":
+            self._rates.take(self._parameters, self.codebooks)
         self._last_refit = trainer.global_step
         self._last_refit_epoch = trainer.current_epoch
         if trainer.world_size > 1:
@@ -474,13 +489,13 @@ class HEMPCallback(Callback):
         if not names:
             return
         weights = [self._parameters[name].detach() for name in names]
-        rate, gradients = entropy_and_gradients(
-            weights,
-            [self.codebooks[name].levels for name in names],
-            self.order,
-            scope=self.scope,
-            scan=self.scan,
-        )
+        levels = [self.codebooks[name].levels for name in names]
+        if self.rate_model == "context":
+            rate, gradients = self._rates.rate_and_gradients(names, weights, levels)
+        else:
+            rate, gradients = entropy_and_gradients(
+                weights, levels, self.order, scope=self.scope, scan=self.scan
+            )
         if self.target_bytes is not None:
             self._steer_by_bytes(trainer)
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
