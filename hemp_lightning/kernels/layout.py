@@ -67,13 +67,22 @@ class Layout:
             totals[table] += count
         return totals
 
-    def is_dense(self) -> bool:
-        """Whether arrays with a place for every cell are no larger than the tuples call for."""
-        dense = True
+    def kind(self) -> str:
+        """How tables are kept: `dense`, `slabs` that share their first index, or `sparse`.
+
+        Memory decides: 12 bytes a cell, two slabs at a time, against a few times the weights' own.
+        """
+        kinds = {"dense"}
         for num_levels, count in zip(self.table_levels, self.table_tuples(), strict=True):
+            allowed = max(4096, count * self.order * 2)  # cells
             cells = num_levels**self.order
-            dense &= cells <= min(DENSE_CELLS, max(4096, count << (self.order + 1)))
-        return dense
+            if self.order > 1 and cells > allowed:
+                kinds.add("slabs" if 2 * cells // num_levels <= allowed else "sparse")
+        return max(kinds, key=["dense", "slabs", "sparse"].index)
+
+    def steps(self, num_levels: int) -> list[int]:
+        """Distance in the table of neighbouring cells along each place of a tuple."""
+        return [num_levels ** (self.order - 1 - j) for j in range(self.order)]
 
     def corner_offsets(self, num_levels: int) -> list[int]:
         """Cell of each of the `2^order` corners, relative to the lowest.
