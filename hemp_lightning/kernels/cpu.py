@@ -27,6 +27,7 @@ BUCKETS = 512
 PART = 1 << 15  # fewest tuples worth a partial table of their own
 MAX_PARTS = 8
 
+
 def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor) -> Tensor:
     """Levels that stand for weights: `levels[bucketize(weights, thresholds, right=True)]`.
 

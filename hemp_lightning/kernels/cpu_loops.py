@@ -142,12 +142,13 @@ def finish(table, parts, cells, logs):  # type: ignore[no-untyped-def]
 def finish_slab(masses, logs, dirty):  # type: ignore[no-untyped-def]
     """`finish` for one slab, row by row, clearing the masses; most rows are empty."""
     result = 0.0
+    words = masses.view(np.int64)  # all 0 where the masses are, and quick to look through
     for row in range(dirty.shape[0]):
         these = masses[row * ROW : (row + 1) * ROW]
-        highest = 0.0
-        for cell in range(these.shape[0]):
-            highest = max(highest, these[cell])
-        if highest > 0:
+        some = 0
+        for word in words[row * ROW : (row + 1) * ROW]:
+            some |= word
+        if some:
             result += finish(these, 1, these.shape[0], logs[row * ROW : (row + 1) * ROW])
             these[:] = 0
             dirty[row] = True
@@ -189,6 +190,7 @@ def kernels(order: int) -> Kernels:
     """The passes for tuples of length `order`, compiled on their first call."""
     # The number of corners is a constant here so that the compiler unrolls the loops over them.
     corners = 1 << order
+    width = min(corners, 8)
     block = max(16, min(512, 4096 >> order))
 
     @_inlined
@@ -267,13 +269,27 @@ def kernels(order: int) -> Kernels:
         products[0, :] = 1
         for j in range(order):
             split(products, places, j, count)
-        for t in range(count):
-            for k in range(corners):
-                table[np.uint64(bases[t] + offsets[k])] += products[k, t]
+        for k in range(0, corners, width):  # few enough corners at a time to be unrolled
+            shift = offsets[k]
+            for t in range(count):
+                for low in range(width):
+                    cell = np.uint64(bases[t] + shift + offsets[low])
+                    table[cell] += products[k + low, t]
 
     @_inlined
     def slope(  # type: ignore[no-untyped-def]
-        cells, fractions, steps, base, offsets, inverse, logs, bases, places, values, factors, slopes
+        cells,
+        fractions,
+        steps,
+        base,
+        offsets,
+        inverse,
+        logs,
+        bases,
+        places,
+        values,
+        factors,
+        slopes,
     ):
         """Replace the fractions of a block by its gradient."""
         zero, one = fractions.dtype.type(0), fractions.dtype.type(1)
@@ -281,8 +297,9 @@ def kernels(order: int) -> Kernels:
         find_bases(cells, steps, base, bases)
         find_places(fractions, places)
         for k in range(corners):
+            shift = offsets[k]
             for t in range(count):
-                values[k, t] = logs[np.uint64(bases[t] + offsets[k])]
+                values[k, t] = logs[np.uint64(bases[t] + shift)]
         first = 0
         size = corners
         for j in range(order - 1, -1, -1):  # contract one factor after the other ...
@@ -312,7 +329,18 @@ def kernels(order: int) -> Kernels:
 
     @_jit
     def accumulate(  # type: ignore[no-untyped-def]
-        weights, cells, fractions, begin, end, levels, above, inverse, buckets, steps, offsets, table
+        weights,
+        cells,
+        fractions,
+        begin,
+        end,
+        levels,
+        above,
+        inverse,
+        buckets,
+        steps,
+        offsets,
+        table,
     ):
         numbers = np.empty(block * order, np.int32)
         bases = np.empty(block, np.int64)
@@ -330,9 +358,7 @@ def kernels(order: int) -> Kernels:
                 cells[these],
                 fractions[these],
             )
-            add(
-                cells[these], fractions[these], steps, 0, offsets, table, bases, places, products
-            )
+            add(cells[these], fractions[these], steps, 0, offsets, table, bases, places, products)
 
     @_jit
     def gradient(  # type: ignore[no-untyped-def]
@@ -376,9 +402,7 @@ def kernels(order: int) -> Kernels:
                     own_cells[t * order + j] = cells[listed[start + t] + j]
                     own[t * order + j] = fractions[listed[start + t] + j]
             these = slice(0, count * order)
-            add(
-                own_cells[these], own[these], steps, base, offsets, table, bases, places, products
-            )
+            add(own_cells[these], own[these], steps, base, offsets, table, bases, places, products)
 
     @_jit
     def gradient_listed(  # type: ignore[no-untyped-def]
