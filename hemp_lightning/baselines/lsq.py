@@ -169,6 +169,8 @@ class LSQ(Callback):
         """The real weights come back."""
         self._stand.back()
 
+    on_test_start, on_test_end = on_validation_start, on_validation_end
+
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:

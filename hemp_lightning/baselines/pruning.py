@@ -10,7 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hemp_lightning.baselines.lsq import LSQ
 from hemp_lightning.baselines.weights import network_of, weight_tensors
+from hemp_lightning.callback import HEMPCallback
 
 SCOPES = ("tensor", "network")
 
@@ -254,14 +256,21 @@ class LOBSTER(Pruning):
 
     @torch.no_grad()
     def _loss(self, trainer: Trainer, pl_module: LightningModule) -> float:
+        """Validation loss of the network that is tested: quantized, if a callback quantizes it."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        quantizing = [c for c in callbacks if isinstance(c, (HEMPCallback, LSQ))]
         network = network_of(pl_module)
         network.eval()
+        for callback in quantizing:
+            callback.on_test_start(trainer, pl_module)
         total, count = 0.0, 0
         for images, labels in trainer.val_dataloaders or ():
             scores = network(images.to(pl_module.device))
             labels = labels.to(pl_module.device)
             total += float(F.cross_entropy(scores, labels, reduction="sum"))
             count += len(labels)
+        for callback in quantizing:
+            callback.on_test_end(trainer, pl_module)
         network.train()
         return total / count
 
