@@ -24,6 +24,7 @@ from hemp_lightning.baselines.weights import network_of
 from hemp_lightning.classifier import Classifier, accuracy
 from hemp_lightning.coding import get_coder
 from hemp_lightning.container import load_into
+from hemp_lightning.logs import close, log_file, tensor_rows
 from hemp_lightning.models import build, load_checkpoint
 from hemp_lightning.results import draw_weights, float_bytes, peak_memory_bytes
 
@@ -175,21 +176,32 @@ def execute(experiment: Experiment) -> dict[str, Any]:
     Returns:
         The entries of `results.json`; `results.py` says what each one is.
     """
+    try:
+        return _execute(experiment)
+    finally:
+        close(experiment.trainer.loggers)
+
+
+def _execute(experiment: Experiment) -> dict[str, Any]:
     config, trainer, method = experiment.config, experiment.trainer, experiment.method
     started = time.perf_counter()
     trainer.fit(experiment.classifier, datamodule=experiment.datamodule, ckpt_path=config.resume)
     fit_seconds = time.perf_counter() - started
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if trainer.max_epochs == 0:  # no training: Lightning then does not call its end either
+        for callback in (experiment.snapshot, method):
+            callback.on_train_end(trainer, experiment.classifier)
     summary: Any = method.summary  # type: ignore[attr-defined]
     decoded = new_network(config, experiment.datamodule)
     started = time.perf_counter()
-    load_into(decoded, summary.path)
+    getattr(method, "load_into", load_into)(decoded, summary.path)
     decode_seconds = time.perf_counter() - started
     floating = new_network(config, experiment.datamodule)
     assert experiment.snapshot.state is not None  # taken at the latest when training ended
     floating.load_state_dict(experiment.snapshot.state)
     device = trainer.strategy.root_device
+    val_accuracy = accuracy(decoded, experiment.datamodule.val_dataloader(), device)
     test = {
         name: accuracy(network, experiment.datamodule.test_dataloader(), device)
         for name, network in (("float", floating), ("decoded", decoded))
@@ -199,7 +211,7 @@ def execute(experiment: Experiment) -> dict[str, Any]:
         draw_weights(before, after, experiment.folder / "weights.png")
     size = float_bytes(floating)
     file_bytes = Path(summary.path).stat().st_size
-    return {
+    results = {
         "model": config.model.name,
         "dataset": type(experiment.datamodule).__name__.lower(),
         "method": method_name(config),
@@ -212,7 +224,7 @@ def execute(experiment: Experiment) -> dict[str, Any]:
         "float_accuracy": test["float"],
         "accuracy": test["decoded"],
         "error": 1.0 - test["decoded"],
-        "val_accuracy": _number(trainer.callback_metrics.get("val/accuracy")),
+        "val_accuracy": val_accuracy,  # of the decoded network, to choose settings by
         "float_bytes": size,
         "file_bytes": file_bytes,
         "compression_ratio": size / file_bytes,
@@ -228,7 +240,11 @@ def execute(experiment: Experiment) -> dict[str, Any]:
         "device": str(device),
         "overrides": list(HydraConfig.get().overrides.task),
         "config_hash": config_hash(config),
+        "tensors": tensor_rows(summary),
     }
+    if trainer.is_global_zero:
+        log_file(trainer.loggers, results, decoded.state_dict(), Path(summary.path))
+    return results
 
 
 def method_name(config: DictConfig) -> str:
@@ -279,8 +295,9 @@ def _method(config: DictConfig, folder: Path) -> Callback:
     if not chosen:
         return PostTraining(path=folder / "model.hemp", coder=config.coder.name)
     method = instantiate(chosen)
-    start, epochs = int(getattr(method, "start_epoch", 0)), config.trainer.max_epochs
-    if start >= epochs:
+    start, epochs = getattr(method, "start_epoch", -1), config.trainer.max_epochs
+    untrained = epochs == 0 and bool(hemp)  # quantizes the network as it is
+    if start >= epochs and not untrained:
         raise ValueError(
             f"`start_epoch`: expected less than the {epochs} epochs of training, or the method "
             f"never sets in; found {start}. Raise `epochs` or lower `float_epochs`"
@@ -295,10 +312,6 @@ def _choice(config: DictConfig, group: str) -> str:
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
 
 
 def _optional(part: DictConfig | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hemp_lightning.baselines.deep_compression import DeepCompression
 from hemp_lightning.baselines.lsq import LSQ
+from hemp_lightning.baselines.nncodec import NNCodec
 from hemp_lightning.baselines.post_training import PostTraining
 from hemp_lightning.baselines.pruning import LOBSTER, MagnitudePruning
 
@@ -12,5 +13,6 @@ __all__ = [
     "LSQ",
     "DeepCompression",
     "MagnitudePruning",
+    "NNCodec",
     "PostTraining",
 ]
