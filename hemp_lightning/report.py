@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from hemp_lightning.pictures import draw_layers, draw_rate_accuracy
+
 COLUMNS = (
     "model",
     "dataset",
@@ -20,6 +22,7 @@ COLUMNS = (
     "order",
     "num_levels",
     "lambda_entropy",
+    "settings",
     "seed",
     "float_accuracy",
     "accuracy",
@@ -54,6 +57,8 @@ def read_runs(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
             f"found none. `python run.py` writes one into each run folder"
         )
     runs = [{**json.loads(file.read_text()), "run": str(file.parent)} for file in files]
+    for run in runs:
+        run["settings"] = settings(run)
     runs.sort(key=lambda r: (r["model"], r["dataset"], label(r), r["file_bytes"]))
     return runs
 
@@ -71,6 +76,18 @@ def label(run: dict[str, Any]) -> str:
     if run.get("pruning", "none") != "none":
         name += f" + {run['pruning']}"
     return name
+
+
+def settings(run: dict[str, Any]) -> str:
+    """The words of the command line that set the method, without those that have a column.
+
+    Example:
+        >>> settings({"overrides": ["model=lenet5", "hemp.order=2", "quantization.qp=-32"]})
+        'qp=-32'
+    """
+    words = [word.partition(".") for word in run.get("overrides", ())]
+    said = [word for group, _, word in words if group in ("hemp", "quantization", "pruning")]
+    return " ".join(word for word in said if word.split("=")[0] not in COLUMNS)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -122,8 +139,9 @@ def write_report(folders: Iterable[str | Path], output: str | Path) -> list[Path
 
     Args:
         folders: As for `read_runs`.
-        output: Folder for results.csv, results.md, one rate-accuracy picture for each pair of
-            model and dataset, and report.html, which needs none of the others.
+        output: Folder for results.csv, results.md, for each pair of model and dataset one picture
+            of rate and accuracy and one of the bits of each layer, and report.html, which needs
+            none of the others.
 
     Returns:
         The files written.
@@ -138,11 +156,36 @@ def write_report(folders: Iterable[str | Path], output: str | Path) -> list[Path
     (output / "results.md").write_text(markdown(runs))
     pictures = []
     for pair in sorted({(run["model"], run["dataset"]) for run in runs}):
-        path = output / f"{pair[0]}_{pair[1]}.png"
-        draw_rate_accuracy([r for r in runs if (r["model"], r["dataset"]) == pair], path)
-        pictures.append(path)
+        members = [run for run in runs if (run["model"], run["dataset"]) == pair]
+        points = over_seeds(members)
+        front = pareto_front([(p["file_bytes"], p["accuracy"]) for p in points])
+        title = f"{pair[0]} on {pair[1]}"
+        floating = mean(run["float_accuracy"] for run in members)
+        pictures.append(output / f"{pair[0]}_{pair[1]}.png")
+        draw_rate_accuracy(points, front, floating, title, pictures[-1])
+        best = smallest(members)
+        if best:
+            pictures.append(output / f"{pair[0]}_{pair[1]}_layers.png")
+            draw_layers(best, title, pictures[-1])
     (output / "report.html").write_text(page(runs, pictures))
     return [output / "results.csv", output / "results.md", *pictures, output / "report.html"]
+
+
+def smallest(runs: Sequence[dict[str, Any]], loss: float = 0.01) -> dict[str, dict[str, Any]]:
+    """For each label the smallest file that loses no more than `loss` of the float accuracy.
+
+    Runs without `tensors` (a bitstream that is not ours) are left out.
+
+    Example:
+        >>> run = {"method": "lsq", "file_bytes": 9, "accuracy": 0.98, "float_accuracy": 0.99}
+        >>> list(smallest([{**run, "tensors": [{"name": "fc.weight"}]}]))
+        ['lsq']
+    """
+    best: dict[str, dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda r: r["file_bytes"]):
+        if run.get("tensors") and run["accuracy"] >= run["float_accuracy"] - loss:
+            best.setdefault(label(run), run)
+    return best
 
 
 def markdown(runs: Sequence[dict[str, Any]]) -> str:
@@ -167,41 +210,6 @@ def cell(run: dict[str, Any], column: str) -> str:
     if column.endswith("_bytes"):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def draw_rate_accuracy(runs: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw bytes on a log axis against test accuracy: a line a method, the Pareto front marked."""
-    from matplotlib.figure import Figure
-
-    points = over_seeds(runs)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for name in sorted({point["label"] for point in points}):
-        line = sorted((p for p in points if p["label"] == name), key=lambda p: p["file_bytes"])
-        axes.errorbar(
-            [p["file_bytes"] for p in line],
-            [100 * p["accuracy"] for p in line],
-            xerr=[p["file_bytes_spread"] for p in line],
-            yerr=[100 * p["accuracy_spread"] for p in line],
-            marker="o",
-            capsize=2,
-            label=name,
-        )
-    pairs = [(p["file_bytes"], 100 * p["accuracy"]) for p in points]
-    front = [pairs[i] for i in pareto_front(pairs)]
-    axes.plot(*zip(*front, strict=True), "k--", linewidth=0.8, zorder=0)
-    axes.plot(
-        *zip(*front, strict=True), "ko", markersize=12, fillstyle="none", label="Pareto front"
-    )
-    best = 100 * mean(run["float_accuracy"] for run in runs)
-    axes.axhline(best, color="grey", linestyle=":", label=f"float network, {best:.2f} %")
-    axes.set_xscale("log")
-    axes.set_xlabel("bytes of the whole file")
-    axes.set_ylabel("test accuracy of the decoded network, %")
-    axes.set_title(f"{runs[0]['model']} on {runs[0]['dataset']}")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
 
 
 def page(runs: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
