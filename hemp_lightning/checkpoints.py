@@ -7,12 +7,14 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hemp_lightning.layout.files import replacing
+from hemp_lightning.container import decoded, load
+from hemp_lightning.layout.directory import ALIAS
+from hemp_lightning.layout.entries import Deferred
+from hemp_lightning.layout.files import opened, replacing
+from hemp_lightning.safetensors_files import SafetensorsWriter, scan_safetensors
 
 PICKLED = (".pt", ".pth", ".ckpt")
 SUFFIXES = (*PICKLED, ".safetensors")
@@ -22,8 +24,11 @@ class CheckpointError(Exception):
     """A float checkpoint that cannot be read."""
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def scan_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor] | dict[str, Deferred]:
     """The state_dict in a checkpoint; of a Lightning checkpoint that under `state_dict`.
+
+    Tensors of a `.safetensors` file are read when they are wanted, one at a time. Those of a
+    pickled file are mapped into memory, which the system reads and drops page by page.
 
     Args:
         path: A file of one of `SUFFIXES`. Pickled ones are read with `weights_only=True`.
@@ -38,8 +43,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         pass  # what the system says about a path is better than what readers make of it
     try:
         if suffix == ".safetensors":
-            return load_file(path)
-        # Mapped into memory, a large checkpoint is read tensor by tensor.
+            return scan_safetensors(path)
         found = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
@@ -68,22 +72,49 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return dict(found)
 
 
-def write_checkpoint(state: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write a state_dict, all or nothing, in the form that the suffix of `path` says.
+def decompress(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    max_bytes: int | None = None,
+    threads: int | None = None,
+) -> int:
+    """Decode a `.hemp` file into a checkpoint, all or nothing.
+
+    A `.safetensors` file is written tensor by tensor, and tied tensors stand in it twice, as that
+    format knows no sharing. The other forms need all tensors in memory.
+
+    Args:
+        path: The `.hemp` file.
+        output: The checkpoint, in the form that its suffix says.
+        max_bytes: See `hemp_lightning.load`.
+        threads: See `hemp_lightning.load`; so many tensors are in memory at a time.
+
+    Returns:
+        Number of tensors.
 
     Raises:
+        HempFileError: As `hemp_lightning.load`.
         ValueError: If the suffix is none of `SUFFIXES`, or the form cannot hold a tensor.
-        OSError: If it cannot be written.
+        OSError: If a file cannot be read or written.
     """
-    suffix = _suffix(path, "FILE")
-    with replacing(path) as temporary:
-        if suffix != ".safetensors":
-            torch.save(dict(state), temporary)
-            return
-        try:
-            save_file(_unshared(state), temporary)
-        except (safetensors.SafetensorError, KeyError) as error:
-            raise ValueError(f"a .safetensors file cannot hold this: {_reason(error)}") from error
+    if _suffix(output, "FILE") != ".safetensors":
+        state = load(path, max_bytes=max_bytes, threads=threads)
+        with replacing(output) as temporary:
+            torch.save(state, temporary)
+        return len(state)
+    with opened(path, max_bytes) as file:
+        records = file.records
+        names: dict[str, list[str]] = {r.name: [r.name] for r in records if r.kind != ALIAS}
+        for record in records:
+            if record.kind == ALIAS:
+                names[records[record.target].name].append(record.name)
+        tensors = {record.name: (record.storage.dtype, record.shape) for record in records}
+        with replacing(output) as temporary, SafetensorsWriter(temporary, tensors) as writer:
+            for name, tensor in decoded(file, threads):
+                for each in names[name]:
+                    writer.write(each, tensor)
+        return len(records)
 
 
 def _suffix(path: str | os.PathLike[str], what: str) -> str:
@@ -91,16 +122,6 @@ def _suffix(path: str | os.PathLike[str], what: str) -> str:
     if suffix not in SUFFIXES:
         raise ValueError(f"{what} must end in {', '.join(SUFFIXES)}; found {os.fspath(path)}")
     return suffix
-
-
-def _unshared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tied tensors twice: that format knows no sharing."""
-    seen: set[int] = set()
-    tensors = {}
-    for name, tensor in state.items():
-        tensors[name] = tensor.clone() if id(tensor) in seen else tensor
-        seen.add(id(tensor))
-    return tensors
 
 
 def _reason(error: Exception) -> str:

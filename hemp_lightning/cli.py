@@ -12,9 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from hemp_lightning.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from hemp_lightning.checkpoints import CheckpointError, decompress, scan_checkpoint
 from hemp_lightning.coding import CODERS
-from hemp_lightning.container import Summary, inspect, load, save, verify
+from hemp_lightning.container import Summary, inspect, save, verify
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.layout.storages import FLOAT_DTYPES
 from hemp_lightning.quantizers import QUANTIZERS
@@ -65,7 +65,7 @@ def _complain(message: object, code: int) -> int:
 def _compress(options: argparse.Namespace) -> None:
     summary = save(
         options.output,
-        read_checkpoint(options.checkpoint),
+        scan_checkpoint(options.checkpoint),
         num_levels=options.num_levels,
         quantizer=options.quantizer,
         coder=options.coder,
@@ -73,25 +73,31 @@ def _compress(options: argparse.Namespace) -> None:
         order=options.order,
         scan=options.scan,
         float_dtype=options.float_dtype,
+        threads=options.threads,
     )
     print("\n".join(_sizes(summary)))
 
 
 def _decompress(options: argparse.Namespace) -> None:
-    state = load(options.file, max_bytes=options.max_bytes)
-    write_checkpoint(state, options.output)
-    print(f"{options.output}: {len(state)} tensors, {os.path.getsize(options.output):,} bytes")
+    count = decompress(
+        options.file, options.output, max_bytes=options.max_bytes, threads=options.threads
+    )
+    print(f"{options.output}: {count} tensors, {os.path.getsize(options.output):,} bytes")
 
 
 def _inspect(options: argparse.Namespace) -> None:
     summary = inspect(
-        options.file, order=options.order, scan=options.scan, max_bytes=options.max_bytes
+        options.file,
+        order=options.order,
+        scan=options.scan,
+        max_bytes=options.max_bytes,
+        threads=options.threads,
     )
     print("\n".join([*_table(summary), "", *_sizes(summary)]))
 
 
 def _verify(options: argparse.Namespace) -> None:
-    verify(options.file, max_bytes=options.max_bytes)
+    verify(options.file, max_bytes=options.max_bytes, threads=options.threads)
     print(f"{options.file}: whole, {os.path.getsize(options.file):,} bytes")
 
 
@@ -183,13 +189,17 @@ def _parser() -> argparse.ArgumentParser:
         help="for float32 tensors that are not quantized; short ones only within tolerance",
     )
 
-    decompress = commands.add_parser("decompress", help="decode a file into a checkpoint")
-    decompress.set_defaults(run=_decompress)
-    decompress.add_argument("file", metavar="FILE")
-    decompress.add_argument(
-        "-o", "--output", metavar="CHECKPOINT", required=True, help=".pt, .ckpt or .safetensors"
+    expand = commands.add_parser("decompress", help="decode a file into a checkpoint")
+    expand.set_defaults(run=_decompress)
+    expand.add_argument("file", metavar="FILE")
+    expand.add_argument(
+        "-o",
+        "--output",
+        metavar="CHECKPOINT",
+        required=True,
+        help=".safetensors, a tensor at a time, or .pt or .ckpt, all of them in memory",
     )
-    _add_max_bytes(decompress)
+    _add_max_bytes(expand)
 
     look = commands.add_parser("inspect", help="a table of what is in a file")
     look.set_defaults(run=_inspect)
@@ -202,6 +212,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", metavar="FILE")
     _add_max_bytes(check)
 
+    for command, default in ((compress, None), (expand, None), (look, 1), (check, 1)):
+        command.add_argument(
+            "--threads",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"tensors at a time, default {default or 'one per processor, up to 8'}",
+        )
     commands.add_parser("report", help="tables and plots from run folders", add_help=False)
     return parser
 

@@ -11,7 +11,9 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from hemp_lightning.layout.directory import ALIAS, QUANTIZED, Record
 from hemp_lightning.layout.encode import Options, encode_plain, encode_quantized
 from hemp_lightning.layout.entries import (
     Entry,
+    State,
     check_values,
     chosen_names,
     read_entries,
@@ -32,9 +35,10 @@ from hemp_lightning.layout.entries import (
 from hemp_lightning.layout.files import HempFile, opened, replacing, with_checksum, write_file
 from hemp_lightning.layout.sections import SECTION_BYTES, Content, read_section, write_section
 from hemp_lightning.layout.storages import QUANTIZABLE
+from hemp_lightning.layout.streams import count_threads, in_order
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 
-_SPOOL_BYTES = 2**26  # coded sections beyond this wait on the disk and not in memory
+_SPOOL_BYTES = 2**24  # coded sections beyond this wait on the disk and not in memory
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Summary:
 
 def save(
     path: str | os.PathLike[str],
-    model_or_state_dict: nn.Module | Mapping[str, Tensor],
+    model_or_state_dict: nn.Module | State,
     *,
     num_levels: int = 16,
     quantizer: str | Quantizer = "lloyd_max",
@@ -104,11 +108,13 @@ def save(
     order: int = 2,
     scan: str = "row_major",
     float_dtype: str = "steps",
+    threads: int | None = None,
 ) -> Summary:
     """Write a model or state_dict as one `.hemp` file.
 
     The file is decoded and compared with what should be in it before it takes its name; on any
-    failure an old file of that name stays as it was.
+    failure an old file of that name stays as it was. Tensors are coded one at a time by each
+    thread: beside the state_dict there is memory for a few copies of `threads` of them.
 
     Args:
         path: The file to write.
@@ -131,6 +137,8 @@ def save(
             `bfloat16`: so, where that moves each entry by at most `2^-11` or `2^-8` of itself or by
             `2^-22` of the largest entry; else exactly, as with `float32`. Every other dtype is
             always held exactly.
+        threads: How many tensors are coded at a time; None for one per processor at hand, at most
+            8. The file does not depend on it.
 
     Returns:
         The sizes.
@@ -151,6 +159,7 @@ def save(
         [(32, 64), (32,)]
     """
     begin = time.perf_counter()
+    threads = count_threads(threads)
     options = Options(coder, order, scan, float_dtype)
     entries = read_entries(model_or_state_dict)
     if codebooks is None:
@@ -161,33 +170,43 @@ def save(
         fitter = None
         books = _check_codebooks(entries, codebooks)
 
-    def encode(position: int) -> tuple[Content, np.ndarray | None]:
+    def code(position: int) -> tuple[Content, TensorSummary]:
         entry = entries[position]
-        tensor = entry.tensor.to("cpu").resolve_conj().resolve_neg()
+        tensor = entry.values()
         check_values(entry.name, tensor, quantized=position in books)
         if position not in books:
-            return encode_plain(entry.name, tensor, options), None
+            content = encode_plain(entry.name, tensor, options)
+            return content, _summarize(content, None, order, scan)
         codebook = books[position]
         if codebook is None:
             assert fitter is not None
             codebook = fitter.fit(tensor).half_precision()
-        return encode_quantized(entry.name, tensor, codebook, options)
+        content, indices = encode_quantized(entry.name, tensor, codebook, options)
+        del tensor
+        _check(np.array_equal(content.indices(), indices), entry.name)
+        return content, _summarize(content, indices, order, scan)
 
     records: dict[int, Record] = {}
     sizes: list[int] = []
     summaries: dict[str, TensorSummary] = {}
+    own = [position for position, entry in enumerate(entries) if entry.target is None]
     with (
         replacing(path) as temporary,
+        closing(in_order(code, own, threads)) as coded,
         tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(temporary.parent)) as spool,
     ):
         for positions in _sections(entries):
-            encoded = [encode(position) for position in positions]
-            contents = [_in_section(content, len(sizes)) for content, _ in encoded]
+            contents = []
+            for content, summary in islice(coded, len(positions)):
+                contents.append(_in_section(content, len(sizes)))
+                summaries[summary.name] = summary
             data = write_section(contents)
             decoded = read_section(data, [content.record for content in contents])
-            for wanted, (_, indices), found in zip(contents, encoded, decoded, strict=True):
-                _check_same(wanted, indices, found)
-                summaries[found.record.name] = _summarize(found, indices, order, scan)
+            for wanted, found in zip(contents, decoded, strict=True):
+                name = wanted.record.name
+                same = wanted.values.tobytes() == found.values.tobytes()
+                _check(same and wanted.payload == found.payload, name)
+                summaries[name] = replace(summaries[name], bytes=found.size)
             spool.write(with_checksum(data))
             sizes.append(len(data))
             records.update(zip(positions, (c.record for c in contents), strict=True))
@@ -215,6 +234,7 @@ def load(
     device: torch.device | str = "cpu",
     *,
     max_bytes: int | None = None,
+    threads: int | None = None,
 ) -> dict[str, Tensor]:
     """Read a file: the state_dict that was saved, with its quantized weights.
 
@@ -223,6 +243,8 @@ def load(
         device: Where the tensors go.
         max_bytes: The most bytes that the tensors may take; by default 256 MiB and 4096 times the
             size of the file. A file that declares more is refused before anything is allocated.
+        threads: How many tensors are decoded at a time; None for one per processor at hand, at
+            most 8.
 
     Returns:
         Tensors by key, in the order, shapes and dtypes of the saved state_dict; keys of tied
@@ -232,11 +254,26 @@ def load(
         HempFileError: If the file is not a whole, valid `.hemp` file, or is larger than allowed.
         OSError: If it cannot be read.
     """
-    tensors: dict[str, Tensor] = {}
     with opened(path, max_bytes) as file:
-        for content in _contents(file):
-            tensors[content.record.name] = content.tensor().to(device)
+        tensors = {name: tensor.to(device) for name, tensor in decoded(file, threads)}
         return {record.name: tensors[_original(file.records, record)] for record in file.records}
+
+
+def decoded(file: HempFile, threads: int | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of an open file with their names, in its order, aliases left out.
+
+    Args:
+        file: Of `hemp_lightning.layout.files.opened`.
+        threads: See `load`; so many tensors are in memory at a time.
+
+    Raises:
+        HempFileError: As `load`.
+    """
+    return in_order(
+        lambda content: (content.record.name, content.tensor()),
+        _contents(file),
+        count_threads(threads),
+    )
 
 
 def load_into(
@@ -285,36 +322,51 @@ def inspect(
     order: int = 2,
     scan: str = "row_major",
     max_bytes: int | None = None,
+    threads: int = 1,
 ) -> Summary:
-    """What is in a file, without more memory than its largest section takes.
+    """What is in a file, without more memory than its largest section takes for each thread.
 
     Args:
         path: A `.hemp` file.
         order: Length of the tuples of the entropies.
         scan: Scan order of the tuples.
         max_bytes: See `load`.
+        threads: How many tensors are decoded at a time.
 
     Raises:
         HempFileError: As `load`.
         ValueError: If `order` or `scan` is out of range.
     """
-    summaries = {}
+
+    def look(content: Content) -> TensorSummary:
+        indices = content.indices() if content.record.kind == QUANTIZED else None
+        return _summarize(content, indices, order, scan)
+
     with opened(path, max_bytes) as file:
-        for content in _contents(file):
-            indices = content.indices() if content.record.kind == QUANTIZED else None
-            summaries[content.record.name] = _summarize(content, indices, order, scan)
+        found = in_order(look, _contents(file), count_threads(threads))
+        summaries = {summary.name: summary for summary in found}
         return _total(path, file.size, file.records, summaries, encode_seconds=0.0)
 
 
-def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> None:
+def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None, threads: int = 1) -> None:
     """Check a whole file: checksums, and that every tensor decodes.
+
+    Args:
+        path: A `.hemp` file.
+        max_bytes: See `load`.
+        threads: How many tensors are decoded at a time.
 
     Raises:
         HempFileError: As `load`.
     """
+
+    def check(content: Content) -> None:
+        if content.record.kind == QUANTIZED:  # others are decoded with their section
+            content.indices()
+
     with opened(path, max_bytes) as file:
-        for content in _contents(file):
-            content.tensor()
+        for _ in in_order(check, _contents(file), count_threads(threads)):
+            pass
 
 
 def _contents(file: HempFile) -> Iterator[Content]:
@@ -322,8 +374,12 @@ def _contents(file: HempFile) -> Iterator[Content]:
     for start, data, records in file.sections():
         with located(start):
             contents = read_section(data, records)
-        for content in contents:
+        del data
+        contents.reverse()
+        while contents:  # what was taken is nobody else's, and can be freed
+            content = contents.pop()
             yield replace(content, offset=start + content.offset)
+            del content
 
 
 def _sections(entries: list[Entry]) -> Iterator[list[int]]:
@@ -347,12 +403,11 @@ def _in_section(content: Content, section: int) -> Content:
     return replace(content, record=replace(content.record, section=section))
 
 
-def _check_same(wanted: Content, indices: np.ndarray | None, found: Content) -> None:
+def _check(same: bool, name: str) -> None:
     """Raise RuntimeError unless what was read back is what was to be written, bit for bit."""
-    same = wanted.values.tobytes() == found.values.tobytes()
-    if not same or (indices is not None and not np.array_equal(indices, found.indices())):
+    if not same:
         raise RuntimeError(
-            f"tensor `{wanted.record.name}` reads back differently from what was written; "
+            f"tensor `{name}` reads back differently from what was written; "
             f"no file is written. This is a defect of hemp_lightning: please report it"
         )
 

@@ -42,6 +42,9 @@ SCOPES = ("tensor", "network")
 BACKENDS = ("auto", "torch", "compiled")
 """`torch` is the plain version, `compiled` numba on CPU and Triton on CUDA."""
 
+_FEW_CELLS = 2**12
+_PIECE = 2**20  # tuples that are counted at a time
+
 
 def soft_entropy(
     weights: Tensor, levels: Tensor, order: int, *, scan: str = "row_major", backend: str = "auto"
@@ -185,25 +188,38 @@ def index_entropy(
         raise ValueError(
             f"`indices` must be in [0, {num_levels}); found {array.min()} to {array.max()}"
         )
-    flat = array.transpose(scan_axes(scan, array.ndim)).reshape(-1).astype(np.int64)
+    flat = array.transpose(scan_axes(scan, array.ndim)).reshape(-1)
     tuples = flat[: len(flat) // order * order].reshape(-1, order)
     bits = _counted_bits(tuples, num_levels) + _counted_bits(flat[tuples.size :, None], num_levels)
     return bits / max(1, len(flat))
 
 
 def _counted_bits(tuples: np.ndarray, num_levels: int) -> float:
-    """`T * H_n` of tuples, int64 `(T, n)`."""
+    """`T * H_n` of tuples, integers `(T, n)`."""
     if not len(tuples):
         return 0.0
-    if num_levels ** tuples.shape[1] < 1 << 62:
-        numbers = np.zeros(len(tuples), np.int64)
-        for column in tuples.T:
-            numbers = numbers * num_levels + column
-        counts = np.unique(numbers, return_counts=True)[1]
+    num_cells = num_levels ** tuples.shape[1]
+    if num_cells <= max(_FEW_CELLS, len(tuples)):
+        counts = np.zeros(num_cells, np.int64)
+        for start in range(0, len(tuples), _PIECE):  # a tensor of int64 indices is a large one
+            numbers = _numbers(tuples[start : start + _PIECE], num_levels)
+            counts += np.bincount(numbers, minlength=num_cells)
+        counts = counts[counts > 0]
+    elif num_cells < 1 << 62:
+        counts = np.unique(_numbers(tuples, num_levels), return_counts=True)[1]
     else:
         counts = np.unique(tuples, axis=0, return_counts=True)[1]
     # max: no "-0.0" for a single tuple
     return max(0.0, -float((counts * np.log2(counts / len(tuples))).sum()))
+
+
+def _numbers(tuples: np.ndarray, num_levels: int) -> np.ndarray:
+    """The cell of each tuple, int64 `(T,)`."""
+    numbers = np.zeros(len(tuples), np.int64)
+    for column in tuples.T:
+        numbers *= num_levels
+        numbers += column.astype(np.int64, copy=False)
+    return numbers
 
 
 class _Entropy(torch.autograd.Function):

@@ -103,6 +103,20 @@ def gather(table: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return rows
 
 
+def tally(indices: np.ndarray, num_levels: int) -> np.ndarray:
+    """How often each level occurs, int64 `(num_levels,)`, in pieces as `gather` works.
+
+    Example:
+        >>> tally(np.array([[1, 1, 0]], np.uint8), 3)
+        array([1, 2, 0])
+    """
+    flat = indices.reshape(-1)
+    counts = np.zeros(num_levels, np.int64)
+    for start in range(0, len(flat), _PIECE):
+        counts += np.bincount(flat[start : start + _PIECE], minlength=num_levels)
+    return counts
+
+
 def is_trivial(shape: tuple[int, ...], num_levels: int) -> bool:
     """Whether shape and number of levels already say every index, so that the payload is empty."""
     return num_levels == 1 or math.prod(shape) == 0

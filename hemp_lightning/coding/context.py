@@ -21,6 +21,7 @@ from hemp_lightning.coding.base import (
     check_indices,
     index_dtype,
     is_trivial,
+    tally,
     trivial_indices,
 )
 from hemp_lightning.coding.context_fast_kernel import code_fast
@@ -315,7 +316,7 @@ def _choose(
     has_flags: bool = True,
 ) -> _Options:
     """Options by the statistics of the indices; the scan by coding a part in each."""
-    counts = np.bincount(indices.reshape(-1), minlength=num_levels)
+    counts = tally(indices, num_levels)
     centre = int(counts.argmax())
     if counts[num_levels // 2] == counts[centre]:
         centre = num_levels // 2

@@ -59,12 +59,16 @@ class ByteReader:
         Raises:
             HempFileError: If there are fewer.
         """
+        return bytes(self.view(size, what))
+
+    def view(self, size: int, what: str) -> memoryview:
+        """As `take`, without a copy."""
         if size > self.left:
             raise HempFileError(
                 None, self.offset, f"{size} bytes of {what}", f"{self.left} bytes to the end"
             )
         self.offset += size
-        return self.data[self.offset - size : self.offset]
+        return memoryview(self.data)[self.offset - size : self.offset]
 
     def rest(self) -> bytes:
         """Everything that is left."""

@@ -49,8 +49,8 @@ def read_block(reader: ByteReader, count: int, storage: Storage) -> np.ndarray:
     start = reader.offset
     method = reader.byte("method of a block")
     if method == _AS_IS:
-        data = reader.take(count * storage.word, "entries")
-        words = np.frombuffer(data, f"<u{storage.word}").astype(f"u{storage.word}")
+        data = reader.view(count * storage.word, "entries")
+        words = np.frombuffer(data, f"<u{storage.word}").astype(f"u{storage.word}", copy=False)
     elif method == _PLANES:
         words = _read_planes(reader, count, storage.word)
     elif method == _DIFFERENCES and storage.dtype in INTEGERS and count <= _MAX_DIFFERENCES:
@@ -92,7 +92,7 @@ def _read_planes(reader: ByteReader, count: int, word: int) -> np.ndarray:
         start = reader.offset
         number = reader.byte("coder of a plane")
         if number == CODERS["raw"].number:
-            planes[:, place] = np.frombuffer(reader.take(count, "a plane"), np.uint8)
+            planes[:, place] = np.frombuffer(reader.view(count, "a plane"), np.uint8)
             continue
         if number not in (CODERS["tuples"].number, CODERS["context"].number):
             raise HempFileError(None, start, "coder 0, 1 or 2 of a plane", str(number))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.coding import CODERS, get_coder
-from hemp_lightning.coding.base import Coder, gather, index_dtype
+from hemp_lightning.coding.base import Coder, gather, index_dtype, tally
 from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.layout.levels import needs_wide
 from hemp_lightning.layout.sections import Content
@@ -61,7 +61,7 @@ def encode_quantized(
     Levels that no weight takes are left out.
     """
     indices = _assign(tensor, codebook)
-    used = np.flatnonzero(np.bincount(indices.reshape(-1), minlength=codebook.num_levels))
+    used = np.flatnonzero(tally(indices, codebook.num_levels))
     levels = codebook.levels.cpu().numpy()[used]
     if len(used) < codebook.num_levels:
         ranks = np.zeros(codebook.num_levels, index_dtype(len(used)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -16,21 +16,55 @@ from hemp_lightning.selection import WEIGHTED, select_tensors
 
 
 @dataclass(frozen=True)
+class Deferred:
+    """A tensor of a state_dict that is read from somewhere when its turn comes.
+
+    Attributes:
+        shape: Its shape.
+        dtype: Its dtype.
+        read: Returns it, each time anew.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
+State = Mapping[str, Tensor] | Mapping[str, Tensor | Deferred]
+"""A state_dict, of which some tensors may be `Deferred`."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """One tensor of a state_dict.
 
     Attributes:
         name: Its key.
-        tensor: Detached, on its own device, dense.
+        tensor: Detached, on its own device, dense; of a deferred one, only its shape and dtype.
         target: Position of the entry that it repeats, if it shares its memory; else None.
+        deferred: Where its values come from, if they are not in `tensor`.
     """
 
     name: str
     tensor: Tensor
     target: int | None
+    deferred: Deferred | None = None
+
+    def values(self) -> Tensor:
+        """The tensor with its values, on the CPU."""
+        if self.deferred is None:
+            return self.tensor.to("cpu").resolve_conj().resolve_neg()
+        tensor = self.deferred.read()
+        if tensor.shape != self.tensor.shape or tensor.dtype != self.tensor.dtype:
+            raise ValueError(
+                f"tensor `{self.name}` must be the {self.tensor.dtype} of shape "
+                f"{tuple(self.tensor.shape)} that it was said to be; found a {tensor.dtype} of "
+                f"shape {tuple(tensor.shape)}"
+            )
+        return tensor
 
 
-def read_entries(model_or_state_dict: nn.Module | Mapping[str, Tensor]) -> list[Entry]:
+def read_entries(model_or_state_dict: nn.Module | State) -> list[Entry]:
     """Entries of a model or state_dict, in its order; tied tensors refer to the first of them.
 
     Raises:
@@ -54,6 +88,11 @@ def read_entries(model_or_state_dict: nn.Module | Mapping[str, Tensor]) -> list[
     seen: dict[tuple[object, ...], int] = {}
     for name, tensor in state.items():
         _check_name(name)
+        if isinstance(tensor, Deferred):
+            stand_in = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            _check_kind(name, stand_in)
+            entries.append(Entry(name, stand_in, None, tensor))
+            continue
         _check_tensor(name, tensor)
         tensor = tensor.detach()
         memory = (
@@ -84,7 +123,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 
 def chosen_names(
-    model_or_state_dict: nn.Module | Mapping[str, Tensor],
+    model_or_state_dict: nn.Module | State,
     entries: list[Entry],
     tensors: str | Sequence[str],
 ) -> set[str]:
@@ -162,6 +201,11 @@ def _check_tensor(name: str, tensor: object) -> None:
         raise ValueError(f"tensor `{name}` must be dense; found {tensor.layout}, {tensor.dtype}")
     if tensor.device.type == "meta":
         raise ValueError(f"tensor `{name}` must have values; found one on the meta device")
+    _check_kind(name, tensor)
+
+
+def _check_kind(name: str, tensor: Tensor) -> None:
+    """Refuse a dtype or shape that no file holds."""
     if tensor.dtype not in EXACT:
         raise ValueError(f"tensor `{name}` has dtype {tensor.dtype}, which a file cannot hold")
     if tensor.ndim > MAX_NDIM:

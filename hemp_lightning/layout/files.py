@@ -78,11 +78,14 @@ class HempFile:
                 groups[record.section].append(record)
         start = self._sections_start
         for size, group in zip(self._section_sizes, groups, strict=True):
-            self._file.seek(start)
-            data = self._take(size, "a section")
-            self._check(zlib.crc32(data), start + size, "the section")
-            yield start, data, group
+            yield start, self._section(start, size), group  # not held here: it may be large
             start += size + _CHECKSUM.size
+
+    def _section(self, start: int, size: int) -> bytes:
+        self._file.seek(start)
+        data = self._take(size, "a section")
+        self._check(zlib.crc32(data), start + size, "the section")
+        return data
 
     def _take(self, size: int, what: str) -> bytes:
         start = self._file.tell()

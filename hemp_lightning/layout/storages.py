@@ -107,9 +107,9 @@ def from_words(words: np.ndarray, storage: Storage, shape: tuple[int, ...]) -> T
     """The tensor whose entries `to_words` gave; it owns its memory."""
     if 0 in shape:
         return torch.empty(shape, dtype=storage.dtype)
-    data = torch.from_numpy(np.ascontiguousarray(words).view(np.uint8))
-    held = data.view(storage.held).reshape(shape)
-    return held.to(storage.dtype) if storage.held != storage.dtype else held.clone()
+    own = np.array(words)  # they may be a part of the bytes of the file, which are never written
+    held = torch.from_numpy(own.view(np.uint8)).view(storage.held).reshape(shape)
+    return held.to(storage.dtype)
 
 
 def has_nan(tensor: Tensor) -> bool:
