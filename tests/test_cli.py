@@ -12,8 +12,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hemp_lightning import cli, load
+from hemp_lightning import cli, load, save
+from hemp_lightning.checkpoints import scan_checkpoint
 from hemp_lightning.container import inspect
+from hemp_lightning.layout.entries import Deferred
+from hemp_lightning.layout.storages import EXACT
 
 
 def hemp(capsys, *arguments):
@@ -193,3 +196,59 @@ def test_as_a_program(folder):
         env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(cli.__file__))},
     )
     assert done.returncode == 1 and done.stderr.startswith("hemp: net.pt: byte 0: expected")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_any_dtype_goes_through_safetensors(tmp_path, capsys, threads):
+    state = {
+        str(dtype): torch.arange(6).reshape(2, 3).to(dtype)
+        for dtype in EXACT
+        if dtype not in (torch.complex128, torch.complex32)
+    }
+    state |= {"größe\n": torch.tensor(2.5), "none": torch.empty(0, 3), "tied": state["torch.bool"]}
+    source, middle, target = (tmp_path / name for name in ("a.pt", "b.hemp", "c.safetensors"))
+    torch.save(state, source)
+    arguments = ("--tensors", "torch.float64", "--num-levels", 6, "--threads", threads)
+    assert hemp(capsys, "compress", source, "-o", middle, *arguments)[0] == 0
+    assert hemp(capsys, "decompress", middle, "-o", target, "--threads", threads)[0] == 0
+    found = safetensors.torch.load_file(target)
+    assert found.keys() == state.keys()
+    for name, tensor in state.items():
+        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
+        assert found[name].equal(tensor), name
+    scanned = scan_checkpoint(target)
+    assert all(scanned[name].read().equal(found[name]) for name in found)
+    # what is written from a file read tensor by tensor is what is written from memory
+    again, from_memory = tmp_path / "d.hemp", tmp_path / "e.hemp"
+    for other, what in ((again, scanned), (from_memory, {n: found[n] for n in scanned})):
+        save(other, what, threads=threads)
+    assert again.read_bytes() == from_memory.read_bytes()
+
+
+def test_a_checkpoint_that_changes_while_it_is_read(folder):
+    scanned = scan_checkpoint("net.safetensors")
+    data = (folder / "net.safetensors").read_bytes()
+    (folder / "net.safetensors").write_bytes(data[:-300])
+    with pytest.raises(OSError, match=r"net.safetensors ends too early: it was changed"):
+        save("x.hemp", scanned)
+    other = Deferred((2, 3), torch.float32, lambda: torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"tensor `w` must be the torch.float32 of shape \(2, 3\)"):
+        save("x.hemp", {"w": other})
+    with pytest.raises(ValueError, match=r"tensor `w` has dtype torch.float8_e4m3fnuz, which a"):
+        save("x.hemp", {"w": Deferred((2,), torch.float8_e4m3fnuz, lambda: torch.zeros(2))})
+    assert not os.path.exists("x.hemp")
+
+
+def test_a_name_that_safetensors_keeps_for_itself(tmp_path, capsys):
+    save(tmp_path / "m.hemp", {"__metadata__": torch.zeros(2)})
+    code, _, err = hemp(capsys, "decompress", tmp_path / "m.hemp", "-o", tmp_path / "m.safetensors")
+    assert code == 2 and "a tensor of the name __metadata__" in err
+    assert os.listdir(tmp_path) == ["m.hemp"]
+
+
+def test_a_dtype_that_torch_has_not(tmp_path, capsys):
+    header = b'{"w":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}'
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    code, _, err = hemp(capsys, "compress", path, "-o", tmp_path / "w.hemp")
+    assert code == 1 and "w.safetensors must be a whole .safetensors file" in err
