@@ -43,7 +43,7 @@ BACKENDS = ("auto", "torch", "compiled")
 """`torch` is the plain version, `compiled` numba on CPU and Triton on CUDA."""
 
 _FEW_CELLS = 2**12
-_PIECE = 2**20  # tuples that are counted at a time
+_PIECE = 2**16  # tuples that are counted at a time
 
 
 def soft_entropy(

@@ -1,0 +1,117 @@
+"""Peak memory and time of `hemp` on a network larger than its memory (Linux).
+
+    python benchmarks/scale.py --tensors 64 --threads 2      # 1 GiB of float32: 64 x 2048 x 2048
+
+Each command runs in a process of its own, first on a network of 8 x 8, so that libraries are there
+and loops compiled; then the kernel's mark of the peak is set back, and the command runs on the
+large network. What is above the memory before is what tensors take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SIDE = 2048
+MIB = 2**20
+
+
+def resident(mark: str) -> int:
+    """Bytes in memory: `VmRSS` now, `VmHWM` at most since the mark was set back."""
+    found = re.search(rf"{mark}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return 1024 * int(found[1])
+
+
+def make(path: Path, tensors: int, side: int) -> None:
+    """A checkpoint, tensor by tensor."""
+    import torch
+
+    from hemp_lightning.safetensors_files import SafetensorsWriter
+
+    names = [f"layers.{i}.weight" for i in range(tensors)]
+    with SafetensorsWriter(path, dict.fromkeys(names, (torch.float32, (side, side)))) as writer:
+        for seed, name in enumerate(names):
+            generator = torch.Generator().manual_seed(seed)
+            writer.write(name, torch.randn(side, side, generator=generator) * 0.02)
+
+
+def measure(small: list[str], large: list[str]) -> None:
+    """Run a command on both networks; print what it took as the last line."""
+    from hemp_lightning import cli
+
+    assert cli.main(small) == 0
+    Path("/proc/self/clear_refs").write_text("5")
+    before, begin = resident("VmRSS"), time.perf_counter()
+    assert cli.main(large) == 0
+    took = {
+        "seconds": time.perf_counter() - begin,
+        "peak": resident("VmHWM"),
+        "above": resident("VmHWM") - before,
+    }
+    print(json.dumps(took))
+
+
+def run(*arguments: object) -> str:
+    """Last line of this program in a process of its own."""
+    program = [sys.executable, __file__, *map(str, arguments)]
+    lines = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return lines.splitlines()[-1] if lines else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tensors", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--coder", default="context")
+    parser.add_argument("--folder", help="where the checkpoints go; they need 3 times the size")
+    options = parser.parse_args()
+    rows = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        calls = []
+        for folder, tensors, side in (("small", 1, 8), ("large", options.tensors, SIDE)):
+            at = Path(name) / folder
+            at.mkdir()
+            source, file, back = at / "a.safetensors", at / "b.hemp", at / "c.safetensors"
+            run("make", source, tensors, side)
+            threads = ["--threads", options.threads]
+            calls.append(
+                {
+                    "compress": [source, "-o", file, "--coder", options.coder, *threads],
+                    "verify": [file, *threads],
+                    "inspect": [file, *threads],
+                    "decompress": [file, "-o", back, *threads],
+                }
+            )
+        for command in calls[0]:
+            both = [[command, *map(str, call[command])] for call in calls]
+            rows[command] = json.loads(run("measure", json.dumps(both)))
+        size, coded = source.stat().st_size, file.stat().st_size
+        assert back.stat().st_size == size
+    print(f"{options.tensors} tensors of {SIDE} x {SIDE} float32: {size / MIB:,.0f} MiB; ", end="")
+    print(f"coder {options.coder}, file {coded / MIB:,.1f} MiB; threads: {options.threads}\n")
+    print("| command | peak of the process, MiB | for tensors, MiB | in tensors | seconds |")
+    print("|---|---|---|---|---|")
+    for command, took in rows.items():
+        peak, above = took["peak"] / MIB, took["above"] / MIB
+        in_tensors = took["above"] / (4 * SIDE * SIDE)
+        print(
+            f"| {command} | {peak:,.0f} | {above:,.0f} | {in_tensors:.1f} | {took['seconds']:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["make"]:
+        make(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    elif sys.argv[1:2] == ["measure"]:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        measure(*json.loads(sys.argv[2]))
+    else:
+        main()
