@@ -41,6 +41,10 @@ class RawCoder:
             parts.append(np.packbits(bits, bitorder="little").tobytes())
         return b"".join(parts)
 
+    def least_bytes(self, indices: np.ndarray, num_levels: int) -> int:
+        """The size of the payload."""
+        return -(-indices.size * (num_levels - 1).bit_length() // 8)
+
     def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape. See `Coder.decode`."""
         if is_trivial(shape, num_levels):

@@ -29,6 +29,7 @@ from hemp_lightning.errors import HempFileError
 from hemp_lightning.scans import SCANS, check_scan, scan_axes
 
 _DENSE_CELLS = 2**22  # up to here tuples are counted in an array with an entry for each cell
+_PIECE = 2**18  # tuples that are counted at a time
 _RARE = (1, 2, 3, 4, 6, 10, 18)  # what occurs less often than this may be spelled out
 
 
@@ -72,17 +73,25 @@ class TuplesCoder:
         indices = check_indices(indices, num_levels)
         if is_trivial(indices.shape, num_levels):
             return b""
-        if self.order > _max_order(num_levels):
-            raise ValueError(
-                f"`order` must be at most {_max_order(num_levels)} with {num_levels} levels, for "
-                f"no more than 2^62 different tuples; found {self.order}"
-            )
-        scanned = indices.transpose(scan_axes(self.scan, indices.ndim)).reshape(-1)
-        whole = scanned.size - scanned.size % self.order
+        tuples, left_over = self._cut(indices, num_levels)
         head = varint((self.order - 1) * len(SCANS) + SCANS.index(self.scan))
-        left_over = _pack_plain(scanned[whole:], num_levels)
-        tuples = scanned[:whole].reshape(-1, self.order)
-        return head + left_over + _encode_tuples(tuples, num_levels)
+        return head + _pack_plain(left_over, num_levels) + _encode_tuples(tuples, num_levels)
+
+    def least_bytes(self, indices: np.ndarray, num_levels: int) -> int:
+        """A size that no payload of these indices falls below, in a tenth of the time of coding.
+
+        Any code with one fixed model for all tuples takes at least `T * H_n` bits.
+
+        Raises:
+            ValueError: As `encode`.
+
+        Example:
+            >>> indices = np.tile(np.array([0, 0, 0, 3]), 1000)
+            >>> TuplesCoder(order=2).least_bytes(indices, num_levels=4)
+            250
+        """
+        tuples = self._cut(check_indices(indices, num_levels), num_levels)[0]
+        return math.floor(_least_bits(tuples, num_levels) / 8)
 
     def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape, whatever the options of this coder. See `Coder.decode`."""
@@ -99,6 +108,17 @@ class TuplesCoder:
             counts = _count(rare, num_levels)[1]
             bits += float((counts * np.log2(len(rare) / counts)).sum())
         return max(len(data) - math.ceil(bits / 8), 0)
+
+    def _cut(self, indices: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tuples `(T, n)`, and the indices that are left over."""
+        if self.order > _max_order(num_levels):
+            raise ValueError(
+                f"`order` must be at most {_max_order(num_levels)} with {num_levels} levels, for "
+                f"no more than 2^62 different tuples; found {self.order}"
+            )
+        scanned = indices.transpose(scan_axes(self.scan, indices.ndim)).reshape(-1)
+        whole = scanned.size - scanned.size % self.order
+        return scanned[:whole].reshape(-1, self.order), scanned[whole:]
 
 
 def _max_order(num_levels: int) -> int:
@@ -129,13 +149,36 @@ def _encode_tuples(tuples: np.ndarray, num_levels: int) -> bytes:
     return b"".join(part.to_bytes() for part in tables) + words.rstrip(b"\0")
 
 
-def _count(tuples: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The distinct tuples by number, how often each occurs, and which of them each tuple is."""
-    num_cells = num_levels ** tuples.shape[1]
-    numbers = tuples[:, 0].astype(np.int32 if num_cells <= _DENSE_CELLS else np.int64)
+def _numbers(tuples: np.ndarray, num_levels: int) -> np.ndarray:
+    """The number of each tuple, int32 where an array with an entry for each cell is at hand."""
+    dense = num_levels ** tuples.shape[1] <= _DENSE_CELLS
+    numbers = tuples[:, 0].astype(np.int32 if dense else np.int64)
     for place in range(1, tuples.shape[1]):
         numbers *= num_levels
         numbers += tuples[:, place]
+    return numbers
+
+
+def _least_bits(tuples: np.ndarray, num_levels: int) -> float:
+    """`T * H_n` of tuples, `(T, n)`."""
+    if not len(tuples):
+        return 0.0
+    num_cells = num_levels ** tuples.shape[1]
+    if num_cells <= _DENSE_CELLS:
+        counts = np.zeros(num_cells, np.int64)
+        for start in range(0, len(tuples), _PIECE):
+            numbers = _numbers(tuples[start : start + _PIECE], num_levels)
+            counts += np.bincount(numbers, minlength=num_cells)
+        counts = counts[counts > 0]
+    else:
+        counts = np.unique(_numbers(tuples, num_levels), return_counts=True)[1]
+    return float((counts * np.log2(len(tuples) / counts)).sum())
+
+
+def _count(tuples: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct tuples by number, how often each occurs, and which of them each tuple is."""
+    num_cells = num_levels ** tuples.shape[1]
+    numbers = _numbers(tuples, num_levels)
     if num_cells > _DENSE_CELLS:
         distinct, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
         return distinct, counts, ranks

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from hemp_lightning.coding import CODERS, get_coder
 from hemp_lightning.coding.base import Coder, gather, index_dtype, tally
+from hemp_lightning.coding.general import RawCoder
+from hemp_lightning.coding.tuples import TuplesCoder
 from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.layout.levels import needs_wide
 from hemp_lightning.layout.sections import Content
@@ -37,20 +39,32 @@ class Options:
             )
         self.coders()
 
-    def coders(self) -> list[Coder]:
-        """Coders to try; the shortest payload is taken.
+    def coders(self) -> tuple[Coder, list[TuplesCoder | RawCoder]]:
+        """The coder to use, and those to try beside it.
 
         Next to the context coder, which learns as it goes, a simpler one may win on a tensor: the
         tuples that the entropy term counted, or plain bits. Another coder is taken by its word.
         """
         if self.order < 1:
             raise ValueError(f"`order` must be at least 1; found {self.order}")
-        tuples = get_coder("tuples", order=self.order, scan=self.scan)
+        tuples = TuplesCoder(order=self.order, scan=self.scan)
         if self.coder == "tuples":
-            return [tuples]
-        if self.coder == "context":
-            return [get_coder("context"), tuples, get_coder("raw")]
-        return [get_coder(self.coder)]
+            return tuples, []
+        return get_coder(self.coder), [tuples, RawCoder()] if self.coder == "context" else []
+
+    def encode(self, indices: np.ndarray, num_levels: int) -> tuple[bytes, int]:
+        """The shortest payload of `coders`, and the number of its coder.
+
+        A coder that cannot be shorter, by what it needs at least, is not run.
+        """
+        coder, simpler = self.coders()
+        payload = coder.encode(indices, num_levels)
+        for other in simpler:
+            if other.least_bytes(indices, num_levels) < len(payload):
+                coded = other.encode(indices, num_levels)
+                if len(coded) < len(payload):
+                    coder, payload = other, coded
+        return payload, CODERS[coder.name].number
 
 
 def encode_quantized(
@@ -69,8 +83,7 @@ def encode_quantized(
         indices = gather(ranks, indices.reshape(-1)).reshape(indices.shape)
     coder, payload = 0, b""
     if len(used) > 1:
-        coded = [(c.encode(indices, len(used)), CODERS[c.name].number) for c in options.coders()]
-        payload, coder = min(coded, key=lambda pair: len(pair[0]))
+        payload, coder = options.encode(indices, len(used))
     record = Record(
         name,
         QUANTIZED,

@@ -55,6 +55,8 @@ def test_bytes_are_the_entropy_and_a_table(indices, order):
     coder = TuplesCoder(order)
     data = coder.encode(indices, num_levels)
     assert (coder.decode(data, indices.shape, num_levels) == indices).all()
+    least = coder.least_bytes(indices, num_levels)
+    assert entropy_bytes(indices, order) - 1 <= least <= len(data)
     table = coder.table_bytes(data, indices.shape, num_levels)
     assert 0 <= table <= len(data)
     coded = len(data) - table
