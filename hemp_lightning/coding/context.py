@@ -208,11 +208,11 @@ def warm_up() -> None:
     from hemp_lightning.coding.context_fast import FastCoder
 
     indices = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    plain = _encode(indices, 6, _Options(plain=True))
     for coder in (ContextCoder(), FastCoder()):
-        coder.decode(coder.encode(indices, 6), indices.shape, 6)
-        coder.decode(plain, indices.shape, 6)
+        coder.encode(indices, 6)
         coder.rate(indices, 6)
+        for options in (_Options(), _Options(plain=True)):  # `encode` would choose one of them
+            coder.decode(_encode(indices, 6, options, coder._code), indices.shape, 6)
 
 
 def _log2_table() -> np.ndarray:
