@@ -51,6 +51,8 @@ def index_sets(checkpoints: Path | None, more: list[Path]) -> Iterator[IndexSet]
             yield IndexSet(f"{network} pruned {num_levels}", tensors)
     for path in [*sorted((HERE / "corpus").glob("*.npz")), *more]:
         yield IndexSet(path.stem, stored(path))
+    for path in sorted((HERE / "corpus").glob("*.hemp")):
+        yield IndexSet(path.stem, written(path))
     for path in sorted((HERE / "results").glob("*/model.hemp")):
         yield IndexSet(f"{path.parent.name}/model.hemp", written(path))
     yield from random_sets()
