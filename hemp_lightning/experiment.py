@@ -201,11 +201,16 @@ def _execute(experiment: Experiment) -> dict[str, Any]:
     assert experiment.snapshot.state is not None  # taken at the latest when training ended
     floating.load_state_dict(experiment.snapshot.state)
     device = trainer.strategy.root_device
-    val_accuracy = accuracy(decoded, experiment.datamodule.val_dataloader(), device)
-    test = {
-        name: accuracy(network, experiment.datamodule.test_dataloader(), device)
-        for name, network in (("float", floating), ("decoded", decoded))
-    }
+    val, test = (
+        {
+            name: accuracy(network, loader, device)
+            for name, network in (("float", floating), ("decoded", decoded))
+        }
+        for loader in (
+            experiment.datamodule.val_dataloader(),
+            experiment.datamodule.test_dataloader(),
+        )
+    )
     if trainer.is_global_zero:
         before, after = floating.state_dict(), decoded.state_dict()
         draw_weights(before, after, experiment.folder / "weights.png")
@@ -224,7 +229,8 @@ def _execute(experiment: Experiment) -> dict[str, Any]:
         "float_accuracy": test["float"],
         "accuracy": test["decoded"],
         "error": 1.0 - test["decoded"],
-        "val_accuracy": val_accuracy,  # of the decoded network, to choose settings by
+        "float_val_accuracy": val["float"],
+        "val_accuracy": val["decoded"],  # settings are chosen by this one
         "float_bytes": size,
         "file_bytes": file_bytes,
         "compression_ratio": size / file_bytes,
