@@ -12,12 +12,16 @@ from tests.test_run import QUICK, results, run
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 
 
+def need(plugin: str) -> None:
+    """Skip the test where the plugin, or the namespace of all plugins, is not there."""
+    pytest.importorskip("hydra_plugins")  # `find_spec` below raises if the parent is missing
+    if importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
+        pytest.skip(f"{plugin} is not installed")
+
+
 @pytest.mark.parametrize("launcher", PLUGINS)
 def test_a_sweep_on_a_launcher(tmp_path: Path, launcher: str) -> None:
-    package = f"hydra_plugins.{PLUGINS[launcher]}"
-    pytest.importorskip("hydra_plugins")
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+    need(PLUGINS[launcher])
     words = ["-m", f"launcher={launcher}", *QUICK, "model=lenet300", "hemp.order=0,1,2"]
     run(tmp_path / "s", *words, where="hydra.sweep.dir")
     done = sorted(results(path.parent)["order"] for path in tmp_path.glob("s/*/results.json"))
@@ -26,8 +30,7 @@ def test_a_sweep_on_a_launcher(tmp_path: Path, launcher: str) -> None:
 
 
 def test_optuna_finds_a_pareto_front_of_both_objectives(tmp_path: Path) -> None:
-    if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None:
-        pytest.skip("hydra-optuna-sweeper is not installed")
+    need("hydra_optuna_sweeper")
     words = ["-m", "sweep=optuna", "hydra.sweeper.n_trials=2", *QUICK, "model=lenet300"]
     run(tmp_path / "s", *words, where="hydra.sweep.dir")
     found = [results(path.parent) for path in tmp_path.glob("s/*/results.json")]
