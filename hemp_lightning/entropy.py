@@ -24,7 +24,8 @@ The `P mod n` weights left over are counted as tuples of length 1 in a table of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
@@ -40,7 +41,7 @@ SCOPES = ("tensor", "network")
 """One table per tensor, or one for all tensors, pooled by index."""
 
 BACKENDS = ("auto", "torch", "compiled")
-"""`torch` is the plain version, `compiled` numba on CPU and Triton on CUDA."""
+"""`torch` is the plain version; `compiled` is numba on CPU, and Triton on CUDA where installed."""
 
 _FEW_CELLS = 2**12
 _PIECE = 2**16  # tuples that are counted at a time
@@ -270,10 +271,8 @@ def _bits_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Bits of whole tuples and of left-over weights, and `scale` times the gradient of the sum."""
     layout = Layout.of(sizes, levels, order, pooled)
-    compute = _torch_bits_and_gradient
-    if backend != "torch" and flat.device.type == "cpu":
-        compute = cpu.bits_and_gradient
-    bits, gradient = compute(flat, layout, with_gradient, scale)
+    compute = _kernel(flat.device.type, layout) if backend != "torch" else None
+    bits, gradient = (compute or _torch_bits_and_gradient)(flat, layout, with_gradient, scale)
     left = [size % order for size in sizes]
     if any(left):
         ends = np.cumsum(sizes)
@@ -288,6 +287,17 @@ def _bits_and_gradient(
         if with_gradient:
             gradient[where] = rest
     return bits, gradient
+
+
+def _kernel(device: str, layout: Layout) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """The compiled version for a device, if there is one that takes `layout`."""
+    if device == "cpu":
+        return cpu.bits_and_gradient
+    if device == "cuda" and find_spec("triton") is not None:
+        from hemp_lightning.kernels import cuda
+
+        return cuda.bits_and_gradient if cuda.takes(layout) else None
+    return None
 
 
 def _torch_bits_and_gradient(
