@@ -233,6 +233,20 @@ def test_threads_make_the_same_bytes() -> None:
     assert threaded == [ContextCoder().encode(*case) for case in cases]
 
 
+@pytest.mark.parametrize("coder", CODERS)
+def test_other_threads_run_meanwhile(coder: str) -> None:
+    """The loops release Python's lock; with it the main thread would stand still."""
+    indices = np.tile(noise(13, (50, 200), 16, 0.3), (20, 10)).astype(np.uint8)
+    data = CODERS[coder]().encode(indices, 16)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(CODERS[coder]().decode, data, indices.shape, 16)
+        rounds = 0
+        while not future.done():
+            rounds += 1
+    np.testing.assert_array_equal(future.result(), indices)
+    assert rounds > 1000
+
+
 def test_arguments_are_checked() -> None:
     with pytest.raises(TypeError, match="`indices` must be an integer array"):
         ContextCoder().encode(np.zeros(3), 4)
