@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
+# Rows of the README's table, and over how many batches gradients are accumulated.
+ROWS = {"DDP on two processes": 1, "DDP with `no_sync` (gradient accumulation)": 2}
 SCRIPT = """
 import os
 import sys
@@ -27,7 +30,7 @@ class Net(LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
-folder, devices = sys.argv[1], int(sys.argv[2])
+folder, devices, accumulated = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
 torch.manual_seed(0)
 net, x = Net(), torch.randn(64, 12)
@@ -40,6 +43,7 @@ trainer = Trainer(
     accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=3,
     callbacks=[hemp], logger=False, enable_checkpointing=False, enable_progress_bar=False,
     enable_model_summary=False, use_distributed_sampler=False,
+    accumulate_grad_batches=accumulated,
 )
 trainer.fit(net, loader)
 levels = {name: book.levels for name, book in hemp.codebooks.items()}
@@ -48,13 +52,14 @@ torch.save(state, f"{folder}/{devices}-{trainer.global_rank}.pt")
 """
 
 
-def test_two_processes_agree_and_equal_one(tmp_path):
+@pytest.mark.parametrize("row", ROWS)
+def test_two_processes_agree_and_equal_one(row, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     root = str(Path(__file__).parents[1])
     for devices in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, str(script), str(tmp_path), devices],
+            [sys.executable, str(script), str(tmp_path), devices, str(ROWS[row])],
             capture_output=True,
             text=True,
             timeout=300,

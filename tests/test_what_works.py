@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hemp_lightning import HEMPCallback, load, load_into
 
 README = Path(__file__).parents[1] / "README.md"
+_spec = importlib.util.spec_from_file_location(
+    "test_distributed", Path(__file__).with_name("test_distributed.py")
+)
+test_distributed = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(test_distributed)
 
 
 class Net(LightningModule):
@@ -100,6 +108,17 @@ def convolutions():
     )
 
 
+def compiled():
+    """A module within; without a C++ compiler, the graph as it was traced."""
+    backend = "inductor" if shutil.which("g++") else "eager"
+    return Net(torch.compile(Net().body, backend=backend))
+
+
+def loss_scaling():
+    """What `precision="16-mixed"` makes on a GPU; on a CPU, Lightning falls back to bf16."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+
+
 def constant():
     net = Net()
     nn.init.constant_(net.body[1].weight, 0.25)
@@ -123,12 +142,19 @@ CASES = {
         {},
     ),
     "bf16 autocast": (Net, {"precision": "bf16-mixed"}, {}),
+    "fp16 autocast with loss scaling": (Net, {"plugins": loss_scaling}, {}),
     "float64 training": (Net, {"precision": "64-true"}, {}),
     "manual optimization, several optimizers": (Manual, {}, {}),
     "frozen parameters, tied weights": (lambda: Net(Tied()), {}, {}),
     "early stopping": (
         Net,
         {"callbacks": [EarlyStopping("loss", patience=1, min_delta=10.0)]},
+        {},
+    ),
+    "modules of `torch.compile`": (compiled, {}, {}),
+    "a `LightningModule` of `torch.compile`": (
+        lambda: torch.compile(Net(), backend="eager"),
+        {},
         {},
     ),
     "a module of nested names with dots and Unicode": (lambda: Net(Named()), {}, {}),
@@ -149,7 +175,7 @@ def table():
 
 
 def test_every_row_is_a_case():
-    assert list(table()) == list(CASES)
+    assert list(table()) == [*CASES, *test_distributed.ROWS]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -161,6 +187,8 @@ def test_row(row, tmp_path):
     net = make()
     path = tmp_path / "net.hemp"
     hemp = HEMPCallback(**{"num_levels": 5, "lambda_entropy": 0.1, "path": path} | arguments)
+    if "plugins" in options:
+        options["plugins"] = [options["plugins"]()]
     is_sharded = options.pop("sharded", False)
     trainer = Trainer(
         max_epochs=4,
@@ -183,6 +211,7 @@ def test_row(row, tmp_path):
         assert not path.exists()
         return
     trainer.fit(net, data)
+    net = getattr(net, "_orig_mod", net)
     state = load(path)
     assert list(state) == list(net.state_dict())
     for name, book in hemp.codebooks.items():
