@@ -152,10 +152,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("module", type=Path)
     parser.add_argument("tests", nargs="+")
+    parser.add_argument("--match", default="", help="tests to run, as pytest's -k takes it")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th mutant only")
     parser.add_argument("--only", nargs=2, type=int, metavar=("FIRST", "LAST"), help="lines")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=120, help="then a mutant counts as found")
     options = parser.parse_args()
+    tests = [*options.tests, "-k", options.match] if options.match else options.tests
     module = options.module.resolve()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     for library in ("numpy", "torch", "numba", "scipy.stats", "constriction", "pytest",
@@ -163,7 +166,7 @@ def main() -> None:
         importlib.import_module(library)  # once, for all children
     log = Path(f"/tmp/mutants.{os.getpid()}")
     begin = time.perf_counter()
-    number = start(module, None, options.tests, log)
+    number = start(module, None, tests, log)
     if os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]):
         raise SystemExit(f"the tests fail on the module as it is:\n{log.read_text()[-2000:]}")
     print(f"{module.name}: tests take {time.perf_counter() - begin:.0f} s", flush=True)
@@ -171,13 +174,13 @@ def main() -> None:
         mutant
         for mutant in mutants(ast.parse(module.read_text()))
         if not options.only or options.only[0] <= mutant[0] <= options.only[1]
-    ]
+    ][:: options.every]
     total, survivors, slow = len(waiting), [], 0
     running: dict[int, tuple[int, str, float]] = {}
     while waiting or running:
         while waiting and len(running) < options.processes:
             line, text, tree = waiting.pop(0)
-            number = start(module, tree, options.tests, Path(f"{log}.{line}"))
+            number = start(module, tree, tests, Path(f"{log}.{line}"))
             running[number] = line, text, time.perf_counter()
         select.select([], [], [], 0.05)
         for number, (line, text, began) in list(running.items()):
