@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hemp_lightning import cli, load, save
+from hemp_lightning import cli, load, safetensors_files, save
 from hemp_lightning.checkpoints import scan_checkpoint
 from hemp_lightning.container import inspect
 from hemp_lightning.layout.entries import Deferred
@@ -252,3 +252,14 @@ def test_a_dtype_that_torch_has_not(tmp_path, capsys):
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
     code, _, err = hemp(capsys, "compress", path, "-o", tmp_path / "w.hemp")
     assert code == 1 and "w.safetensors must be a whole .safetensors file" in err
+
+
+def test_safetensors_are_little_endian_everywhere(monkeypatch):
+    monkeypatch.setattr(safetensors_files, "sys", Namespace(byteorder="big"))
+    words = torch.tensor([[0x0102], [0x0304]], dtype=torch.int16)
+    entries = words.reshape(-1).view(torch.uint8)
+    swapped = safetensors_files._swapped(entries, torch.int16)
+    assert swapped.tolist() == [1, 2, 3, 4]
+    complex_entries = torch.tensor([1 + 2j]).view(torch.uint8)
+    swapped = safetensors_files._swapped(complex_entries, torch.complex64)
+    assert swapped.tolist() == [0x3F, 0x80, 0, 0, 0x40, 0, 0, 0]  # each part by itself
