@@ -341,6 +341,11 @@ def test_manual_optimization_sees_levels_in_every_forward():
         ({"forward": "soft"}, "`forward` must be one of straight_through, continuous"),
         ({"quantizer": "octave"}, "`quantizer` must be one of uniform"),
         ({"start_epoch": -1}, "`start_epoch` must be finite and at least 0"),
+        ({"rate_model": "guess"}, "`rate_model` must be one of tuples, context"),
+        ({"target_bytes": 9, "target_accuracy": 0.9}, "expected at most one of the two"),
+        ({"target_bytes": 0}, "`target_bytes` must be above 0; found 0"),
+        ({"target_accuracy": 95.0}, "between 0 and 1, not in percent; found 95.0"),
+        ({"target_bytes": 9, "lambda_entropy": 0}, "`lambda_entropy` must be above 0 with a"),
     ],
 )
 def test_bad_arguments(options, message):
@@ -370,3 +375,46 @@ def test_a_weight_that_is_not_finite_is_named():
 def test_lbfgs_is_refused():
     with pytest.raises(ValueError, match="found LBFGS"):
         fit(stranger(optimizer=torch.optim.LBFGS), HEMPCallback())
+
+
+def test_batches_of_recalibration_are_checked():
+    with pytest.raises(ValueError, match="`recalibrate_batches` must be at least 0; found -1"):
+        FileOptions(recalibrate_batches=-1)
+
+
+def test_real_weights_come_back_after_an_error():
+    class Broken(Stranger):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if batch_idx == 3:
+                raise RuntimeError("the disk is full")
+            return loss
+
+    seed_everything(1, verbose=False)
+    module = Broken()
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        fit(module, HEMPCallback(num_levels=3))
+    assert len(module.seen[-1].unique()) <= 3 < len(module.net[0].weight.unique())
+
+
+@pytest.mark.parametrize("part", [None, "net"])
+def test_a_checkpoint_of_quantized_weights_holds_the_real_ones(tmp_path, part):
+    class Saves(Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            if not trainer.sanity_checking:
+                self.seen = pl_module.net[0].weight.detach().clone()
+                trainer.save_checkpoint(tmp_path / "at.ckpt")
+
+    module, saves = stranger(), Saves()
+    callback = HEMPCallback(num_levels=3, file=FileOptions(module=part))
+    fit(module, callback, saves, epochs=1)
+    kept = torch.load(tmp_path / "at.ckpt", weights_only=False)["state_dict"]
+    assert len(saves.seen.unique()) <= 3
+    assert torch.equal(kept["net.0.weight"], module.net[0].weight)
+
+
+def test_a_training_that_ends_too_early_is_told(tmp_path):
+    callback = HEMPCallback(num_levels=3, start_epoch=5, path=tmp_path / "net.hemp")
+    with pytest.warns(UserWarning, match="Training ended before `start_epoch` 5"):
+        fit(stranger(), callback, epochs=1)
+    assert len(hemp_lightning.load(callback.path)["net.0.weight"].unique()) <= 3

@@ -230,3 +230,66 @@ def test_errors_name_what_is_wrong(change, message):
 def test_index_entropy_refuses_indices_out_of_range():
     with pytest.raises(ValueError, match=r"`indices` must be in \[0, 3\); found 0 to 3"):
         index_entropy(torch.tensor([0, 3]), 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: index_entropy(torch.zeros(3), 2, 1), ValueError, "must be integers; found float"),
+        (lambda: index_entropy(torch.tensor([-1]), 2, 1), ValueError, r"in \[0, 2\); found -1 to"),
+        (lambda: index_entropy(torch.zeros(3).int(), 2, True), TypeError, "`order` must be an int"),
+        (lambda: index_entropy(torch.zeros(3).int(), 2, 0), ValueError, "at least 1; found 0"),
+        (
+            lambda: network_entropy([torch.zeros(1)], [torch.zeros(1)], 1, scope="layer"),
+            ValueError,
+            "`scope` must be one of tensor, network; found 'layer'",
+        ),
+        (lambda: network_entropy([], [], 1), ValueError, "of the same length, at least 1; found 0"),
+        (
+            lambda: network_entropy([torch.zeros(1)], [], 1),
+            ValueError,
+            "of the same length, at least 1; found 1 and 0",
+        ),
+        (
+            lambda: soft_entropy(torch.zeros(3).int(), torch.zeros(1), 1),
+            TypeError,
+            "`weights` must be floating tensors; found torch.int32",
+        ),
+        (
+            lambda: soft_entropy(torch.zeros(3), torch.zeros(0), 1),
+            ValueError,
+            r"`levels` must have shape \(num_levels,\), at least 1; found \(0,\)",
+        ),
+    ],
+)
+def test_arguments_of_the_wrong_kind(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("num_levels", "order"),
+    [(5, 1), (64, 2), (65, 2), (257, 2), (65536, 3), (256, 8), (65536, 4), (2, 64)],
+)
+def test_counted_entropy_at_every_size_of_the_table(num_levels, order):
+    """Counted in an array, by sorted numbers of 62 bits, and by rows where those are too few."""
+    indices = np.random.default_rng(0).integers(0, num_levels, 200_000)
+    indices[::3] = num_levels - 1
+    indices = np.concatenate([np.tile(indices[:640], 50), indices[: 64 * 11 + 5]])
+    whole = indices[: len(indices) // order * order].reshape(-1, order)
+    bits = len(whole) * scipy_entropy(np.unique(whole, axis=0, return_counts=True)[1], base=2)
+    left = indices[whole.size :]
+    if len(left):
+        bits += len(left) * scipy_entropy(np.unique(left, return_counts=True)[1], base=2)
+    small = np.uint8 if num_levels <= 256 else np.uint16
+    for dtype in (np.int64, small):
+        found = index_entropy(torch.from_numpy(indices.astype(dtype)), num_levels, order)
+        assert abs(found - bits / len(indices)) < 1e-9
+
+
+def test_without_gradients_there_are_none():
+    weights = some_weights(23)
+    arguments = ([weights], [UNEVEN], 2)
+    rate, gradients = entropy_and_gradients(*arguments, with_gradients=False)
+    assert gradients == [] and rate == entropy_and_gradients(*arguments)[0]
+    assert entropy_and_gradients([torch.zeros(0)], [UNEVEN], 1, with_gradients=False)[0] == 0

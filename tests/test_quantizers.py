@@ -155,11 +155,41 @@ def test_weights_that_are_no_numbers(bad):
         (lambda: Codebook(torch.tensor([1.0, 1.0])), "strictly ascending"),
         (lambda: Codebook(torch.zeros(1), torch.zeros(1)), "`thresholds` must have shape"),
         (lambda: LloydMaxQuantizer(4).fit(torch.zeros(0)), "at least one entry"),
+        (lambda: LloydMaxQuantizer(4, max_iterations=0), "`max_iterations` must be at least 1"),
+        (lambda: Codebook(torch.zeros(2, 2)), "`levels` must have shape"),
+        (lambda: Codebook(torch.zeros(0)), "`levels` must have shape"),
+        (lambda: Codebook(torch.arange(3.0), torch.tensor([2.0, 1.0])), "finite and ascending"),
+        (lambda: Codebook(torch.arange(2.0), torch.tensor([torch.nan])), "finite and ascending"),
     ],
 )
 def test_errors_name_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: LloydMaxQuantizer(True), "`num_levels` must be an integer; found True"),
+        (lambda: UniformQuantizer(2.5), "`num_levels` must be an integer; found 2.5"),
+        (lambda: get_quantizer(3), "an object with `num_levels` and `fit.*; found int"),
+        (lambda: UniformQuantizer(4).fit(torch.zeros(3).int()), "floating tensor; found torch.int"),
+    ],
+)
+def test_types_are_told(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_empty_cells_are_seeded_again_and_iterations_end():
+    # the cube root of the density leaves cells empty between far clusters
+    weights = torch.cat([torch.linspace(0.9, 1.1, 50), torch.linspace(99.0, 101.0, 50), laplace(9)])
+    book = LloydMaxQuantizer(12).fit(weights)
+    counts = torch.bincount(book.assign(weights).reshape(-1).long(), minlength=book.num_levels)
+    assert book.num_levels == 12 and int((counts == 0).sum()) <= 1  # 0 is held, used or not
+    stopped = LloydMaxQuantizer(12, max_iterations=1).fit(weights)
+    worse = (weights - stopped.quantize(weights)).square().mean()
+    assert worse >= (weights - book.quantize(weights)).square().mean()
 
 
 @pytest.mark.parametrize("num_levels", [1, 2, 3, 40])
