@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.kernels import cpu
+from hemp_lightning.kernels.ordering import BucketedWeights, SortedWeights, in_order
 
 MAX_LEVELS = 65_536
 """The most levels a codebook may have: an index fits in 16 bits."""
@@ -213,8 +214,8 @@ class UniformQuantizer:
 class LloydMaxQuantizer:
     """Levels of least mean squared error: each the mean of its cell, each border a midpoint.
 
-    Lloyd's iteration runs on the sorted weights with prefix sums, so that a round costs
-    `O(num_levels * log(num_weights))`, and ends where no weight changes its cell. An empty cell is
+    Lloyd's iteration runs on the weights in order, sorted only where a border falls, with prefix
+    sums, so that a round costs little, and ends where no weight changes its cell. An empty cell is
     re-seeded at the weight farthest from its level; on a refit (`init`) it drops out.
 
     Source: S. Lloyd, *Least squares quantization in PCM*, IEEE Trans. Inf. Theory 28 (1982),
@@ -357,13 +358,6 @@ def _check_finite(flat: Tensor, *ends: Tensor) -> None:
         )
 
 
-def _sort(flat: Tensor) -> Tensor:
-    # NumPy sorts float32 with vector instructions, several times faster than torch on a CPU.
-    if flat.device.type == "cpu":
-        return torch.from_numpy(np.sort(flat.numpy()))
-    return flat.sort().values
-
-
 def _fit_sorted(
     weights: Tensor,
     init: Codebook | None,
@@ -372,21 +366,25 @@ def _fit_sorted(
     max_iterations: int,
     lambda_rate: float,
 ) -> Codebook:
-    """Lloyd's iteration for `D / var + lambda_rate * bits` on the sorted weights."""
-    ordered = _sort(_flat(weights))
-    _check_finite(ordered, ordered[0], ordered[-1])  # NaN sorts last
-    distinct = _few_distinct(ordered, num_levels)
+    """Lloyd's iteration for `D / var + lambda_rate * bits` on the weights in order."""
+    flat = _flat(weights)
+    ends = torch.aminmax(flat)
+    _check_finite(flat, *ends)
+    low, high = (float(end) for end in ends)
+    distinct = _few_distinct(flat, num_levels)
     if distinct is not None and lambda_rate == 0:
         return Codebook(distinct)
-    sums = _PrefixSums(ordered)
-    zero = keep_zero and float(ordered[0]) <= 0.0 <= float(ordered[-1])
+    ordered = in_order(flat)
+    zero = keep_zero and low <= 0.0 <= high
     # A few numbers from here on: everything but the search and the sums lives on the CPU.
-    price = lambda_rate * float(ordered.var(correction=0)) if lambda_rate else 0.0
+    price = lambda_rate * float(flat.var(correction=0)) if lambda_rate else 0.0
     if init is not None:
         levels = init.levels.double().cpu().numpy()[:num_levels]
     else:
         levels = (
-            distinct.double().cpu().numpy() if distinct is not None else _start(ordered, num_levels)
+            distinct.double().cpu().numpy()
+            if distinct is not None
+            else _start(ordered, low, high, num_levels)
         )
     if zero:
         levels = _with_zero(levels)
@@ -403,7 +401,7 @@ def _fit_sorted(
                 levels = _reseed(ordered, levels)
                 bits = np.zeros(len(levels))
             continue
-        totals = np.diff(sums.up_to(borders))
+        totals = np.diff(ordered.sums_up_to(borders))
         means = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
         if zero:
             means[levels == 0] = 0.0
@@ -414,31 +412,9 @@ def _fit_sorted(
     # float32 may merge two levels that float64 holds apart
     kept = np.unique(levels.astype(np.float32), return_index=True)[1]
     levels, bits = levels[kept], bits[kept]
-    device = ordered.device
+    device = flat.device
     thresholds = torch.from_numpy(_thresholds(levels, bits, price).astype(np.float32))
     return Codebook(torch.from_numpy(levels.astype(np.float32)).to(device), thresholds.to(device))
-
-
-class _PrefixSums:
-    """Sums of the first `p` sorted weights, in float64, without a float64 copy of them all."""
-
-    BLOCK = 256
-
-    def __init__(self, ordered: Tensor) -> None:
-        self.ordered = ordered
-        whole = ordered[: len(ordered) // self.BLOCK * self.BLOCK].view(-1, self.BLOCK)
-        sums = whole.sum(1, dtype=torch.float64).cumsum(0)
-        self.heads = torch.cat([sums.new_zeros(1), sums])
-        self.within = torch.arange(self.BLOCK, device=ordered.device)
-
-    def up_to(self, positions: np.ndarray) -> np.ndarray:
-        """Sum of the weights before each position, float64, of the shape of `positions`."""
-        ends = torch.from_numpy(positions).to(self.ordered.device)
-        blocks = ends // self.BLOCK
-        places = blocks[:, None] * self.BLOCK + self.within
-        rest = self.ordered[places.clamp_max(len(self.ordered) - 1)].double()
-        rest = (rest * (places < ends[:, None])).sum(1)
-        return (self.heads[blocks] + rest).cpu().numpy()
 
 
 def _thresholds(levels: np.ndarray, bits: np.ndarray, price: float) -> np.ndarray:
@@ -449,30 +425,30 @@ def _thresholds(levels: np.ndarray, bits: np.ndarray, price: float) -> np.ndarra
     return np.maximum.accumulate(middle)
 
 
-def _borders(ordered: Tensor, thresholds: np.ndarray) -> np.ndarray:
-    """Cell borders as positions in the sorted weights, int64 `(num_levels + 1,)`."""
-    values = torch.from_numpy(thresholds.astype(np.float32)).to(ordered.device)
-    inner = torch.searchsorted(ordered, values).cpu().numpy()
+def _borders(ordered: BucketedWeights | SortedWeights, thresholds: np.ndarray) -> np.ndarray:
+    """Cell borders as positions in ascending order, int64 `(num_levels + 1,)`."""
+    inner = ordered.borders(thresholds.astype(np.float32))
     return np.concatenate([[0], inner, [len(ordered)]])
 
 
-def _few_distinct(ordered: Tensor, num_levels: int) -> Tensor | None:
+def _few_distinct(flat: Tensor, num_levels: int) -> Tensor | None:
     """The distinct values if there are at most `num_levels` of them, else None."""
     # Most tensors show more within a small sample; only then is the whole worth a pass.
-    sample = ordered[:: max(1, len(ordered) // (64 * num_levels))]
-    if len(torch.unique_consecutive(sample)) > num_levels:
+    sample = flat[:: max(1, len(flat) // (64 * num_levels))]
+    if len(torch.unique(sample)) > num_levels:
         return None
-    distinct = torch.unique_consecutive(ordered)
+    distinct = torch.unique(flat)
     return distinct if len(distinct) <= num_levels else None
 
 
-def _start(ordered: Tensor, num_levels: int) -> np.ndarray:
+def _start(
+    ordered: BucketedWeights | SortedWeights, low: float, high: float, num_levels: int
+) -> np.ndarray:
     """Levels spread like the cube root of the density, the optimum for many levels.
 
     Source: P. Panter, W. Dite, *Quantization distortion in pulse-count modulation with nonuniform
     spacing of levels*, Proc. IRE 39 (1951).
     """
-    low, high = float(ordered[0]), float(ordered[-1])
     edges = np.linspace(low, high, 64 * num_levels + 1)
     counts = np.diff(_borders(ordered, edges[1:-1]))
     mass = np.concatenate([[0.0], np.cumsum(np.cbrt(counts))])
@@ -487,11 +463,10 @@ def _with_zero(levels: np.ndarray) -> np.ndarray:
     return levels
 
 
-def _reseed(ordered: Tensor, levels: np.ndarray) -> np.ndarray:
+def _reseed(ordered: BucketedWeights | SortedWeights, levels: np.ndarray) -> np.ndarray:
     """One more level, at the weight that is farthest from its own."""
     borders = _borders(ordered, _thresholds(levels, levels, 0.0))
     used = np.diff(borders) > 0
-    ends = torch.from_numpy(np.concatenate([borders[:-1][used], borders[1:][used] - 1]))
-    values = ordered[ends.to(ordered.device)].double().cpu().numpy()
+    values = ordered.at(np.concatenate([borders[:-1][used], borders[1:][used] - 1]))
     distances = np.abs(values - np.concatenate([levels[used], levels[used]]))
     return np.unique(np.append(levels, values[np.argmax(distances)]))

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hemp_lightning.kernels import cpu_loops as loops
 from hemp_lightning.kernels.layout import Layout, inverse_gaps
+from hemp_lightning.kernels.ordering import BucketedWeights
 
 BUCKETS = 512
 PART = 1 << 15  # fewest tuples worth a partial table of their own
@@ -305,6 +306,8 @@ def warm_up(order: int, dtype: torch.dtype = torch.float32) -> None:
     levels = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
     bits_and_gradient(flat, Layout.of([len(flat)], [levels], order, False), True)
     quantize(flat.float(), torch.tensor([-0.5, 0.5]), levels.float())
+    BucketedWeights(flat.float()).sums_up_to(np.array([order]))
+    BucketedWeights(flat.float()).borders(np.zeros(1, np.float32))
 
 
 def _total(tuples: int) -> float:
