@@ -274,7 +274,7 @@ def _bits_and_gradient(
     compute = _kernel(flat.device.type, layout) if backend != "torch" else None
     bits, gradient = (compute or _torch_bits_and_gradient)(flat, layout, with_gradient, scale)
     left = [size % order for size in sizes]
-    if any(left):
+    if any(left) and compute is not cpu.bits_and_gradient:  # which counts them with the rest
         ends = np.cumsum(sizes)
         # the positions are built without a look at the data, so a GPU need not be waited for
         where = torch.from_numpy(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.kernels import cpu_loops as loops
-from hemp_lightning.kernels.layout import Layout, inverse_gaps
+from hemp_lightning.kernels.layout import Layout
 from hemp_lightning.kernels.ordering import BucketedWeights
 
 BUCKETS = 512
@@ -60,7 +60,7 @@ def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor) -> Tensor:
 def bits_and_gradient(
     flat: Tensor, layout: Layout, with_gradient: bool, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Bits of all whole tuples and their gradient.
+    """Bits of all tuples, left-over weights among them, and their gradient.
 
     Args:
         flat: Weights, float32 or float64 `(num_weights,)`, contiguous, on the CPU.
@@ -69,13 +69,13 @@ def bits_and_gradient(
         scale: Factor of the gradient, here and not in a pass of its own.
 
     Returns:
-        Bits, float64 scalar; gradient, dtype of `flat`, `(num_weights,)`, 0 for left-over weights.
+        Bits, float64 scalar; gradient, dtype of `flat`, `(num_weights,)`.
         The gradient is computed in the dtype of `flat`: float32 logarithms of up to 30 bits hold it
         to about 1e-6 bits.
     """
     problem = _Problem(flat.numpy(), layout, scale)
     passes = {"dense": problem.dense, "slabs": problem.slabs, "sparse": problem.sparse}
-    bits = passes[layout.kind()](with_gradient)
+    bits = passes[layout.kind()](with_gradient) + problem.left_over(with_gradient)
     gradient = problem.fractions if with_gradient else problem.fractions[:0]
     return torch.tensor(bits, dtype=torch.float64), torch.from_numpy(gradient)
 
@@ -86,20 +86,17 @@ class _Problem:
     def __init__(self, weights: np.ndarray, layout: Layout, scale: float) -> None:
         self.weights = weights
         self.layout = layout
-        self.kernels = loops.kernels(layout.order)
         few = max(layout.table_levels) <= 256
         self.cells = np.empty(len(weights), np.uint8 if few else np.uint16)
         # The place of each weight in its cell, and in the last pass its gradient instead.
         self.fractions = np.empty_like(weights)
-        ends = [*layout.starts[1:], len(weights)]
-        for start, count, end in zip(layout.starts, layout.tuples, ends, strict=True):
-            self.fractions[start + count * layout.order : end] = 0  # left over, counted elsewhere
         self.totals = layout.table_tuples()
         self.levels, self.above, self.inverses, self.scaled, self.buckets = [], [], [], [], []
         infinity = weights.dtype.type(np.inf)
         for entry in layout.levels:
             levels = entry.numpy().astype(weights.dtype)
-            self.inverses.append(inverse_gaps(torch.from_numpy(levels)).numpy())
+            gaps = np.diff(levels)
+            self.inverses.append(1 / gaps if len(gaps) else np.zeros_like(levels))
             self.scaled.append(self.inverses[-1] * weights.dtype.type(scale))
             if len(levels) == 1:  # a cell that no weight leaves: its inverse gap is 0
                 levels = np.append(levels, levels + max(1, abs(levels[0])))
@@ -107,9 +104,12 @@ class _Problem:
             self.above.append(np.append(levels[1:-1], infinity))  # where the next cell begins
             self.buckets.append(np.empty(BUCKETS + 1, np.uint16))
             loops.fill_buckets(levels, self.buckets[-1])
-        # tuples, which the compiler unrolls
-        self.offsets = [tuple(layout.corner_offsets(count)) for count in layout.table_levels]
-        self.steps = [tuple(layout.steps(count)) for count in layout.table_levels]
+        self.steps = [layout.steps(count) for count in layout.table_levels]
+        # the upper corner of a single level has no mass; it stays within the table
+        self.strides = [
+            steps if count > 1 else (0,) * layout.order
+            for steps, count in zip(self.steps, layout.table_levels, strict=True)
+        ]
 
     def view(self, array: np.ndarray, segment: int) -> np.ndarray:
         """The whole tuples of a segment."""
@@ -141,7 +141,7 @@ class _Problem:
             segment, begin, end, part = job
             table = layout.tables[segment]
             first = starts[table] + part * cells[table]
-            self.kernels.accumulate(
+            loops.accumulate(
                 self.view(self.weights, segment),
                 self.view(self.cells, segment),
                 self.view(self.fractions, segment),
@@ -152,21 +152,21 @@ class _Problem:
                 self.inverses[segment],
                 self.buckets[segment],
                 self.steps[table],
-                self.offsets[table],
+                self.strides[table],
                 sums[first : first + cells[table]],
             )
 
         def gradient(job: tuple[int, int, int, int]) -> None:
             segment, begin, end, _ = job
             table = layout.tables[segment]
-            self.kernels.gradient(
+            loops.gradient(
                 self.view(self.cells, segment),
                 self.view(self.fractions, segment),
                 begin,
                 end,
                 self.scaled[segment],
                 self.steps[table],
-                self.offsets[table],
+                self.strides[table],
                 logs[table],
             )
 
@@ -194,6 +194,51 @@ class _Problem:
             self.view(self.cells, segment),
             self.view(self.fractions, segment),
         )
+
+    def left_over(self, with_gradient: bool) -> float:
+        """Weights that fill no tuple, counted one by one in tables of their own."""
+        layout = self.layout
+        ends = [*layout.starts[1:], len(self.weights)]
+        parts = []
+        totals = [0] * len(layout.table_levels)
+        for segment, end in enumerate(ends):
+            begin = layout.starts[segment] + layout.tuples[segment] * layout.order
+            if begin < end:
+                parts.append((segment, layout.tables[segment], slice(begin, end)))
+                totals[layout.tables[segment]] += end - begin
+        tables = {table: np.zeros(layout.table_levels[table]) for _, table, _ in parts}
+        for segment, table, these in parts:
+            loops.accumulate(
+                self.weights[these],
+                self.cells[these],
+                self.fractions[these],
+                0,
+                these.stop - these.start,
+                self.levels[segment],
+                self.above[segment],
+                self.inverses[segment],
+                self.buckets[segment],
+                (1,),
+                (1 if layout.table_levels[table] > 1 else 0,),
+                tables[table],
+            )
+        bits = 0.0
+        logs = {}
+        for table, masses in tables.items():
+            logs[table] = np.empty(len(masses), self.weights.dtype)
+            bits += _total(totals[table]) - loops.finish(masses, 1, len(masses), logs[table])
+        for segment, table, these in parts if with_gradient else []:
+            loops.gradient(
+                self.cells[these],
+                self.fractions[these],
+                0,
+                these.stop - these.start,
+                self.scaled[segment],
+                (1,),
+                (1 if layout.table_levels[table] > 1 else 0,),
+                logs[table],
+            )
+        return bits
 
     def slabs(self, with_gradient: bool) -> float:
         """Tables a slab at a time: the cells that share their first index.
@@ -228,36 +273,34 @@ class _Problem:
         masses, logs = np.zeros((2, size)), np.zeros((2, size), self.weights.dtype)
         dirty = np.zeros((2, size // loops.ROW), np.bool_)
         steps = (0, *self.steps[table][1:])
-        inverses = tuple(self.scaled[segment] for segment in segments)
+        inverses = np.concatenate([self.scaled[segment] for segment in segments])
+        heads_of = np.cumsum([0, *(len(self.scaled[segment]) for segment in segments)])
         bounds = np.array([layout.starts[s] for s in segments] + [len(self.weights)])
         bits = _total(self.totals[table])
-        own = self.steps[table][0]
-        upper = [
-            tuple(o - own + ring if c & 1 else o for c, o in enumerate(self.offsets[table]))
-            for ring in (size, -size)
-        ]
+        strides = [(ring, *steps[1:]) for ring in (size, -size)]
         for k in range(len(counts) + 1):
             if k < len(counts):
-                self.kernels.accumulate_listed(
+                loops.accumulate_listed(
                     listed[ends[k] - counts[k] : ends[k]],
                     self.cells,
                     self.fractions,
                     steps,
                     k % 2 * size,
-                    upper[k % 2],
+                    strides[k % 2],
                     masses.reshape(-1),
                 )
                 bits -= loops.finish_slab(masses[k % 2], logs[k % 2], dirty[k % 2])
             if k and with_gradient:
-                self.kernels.gradient_listed(
+                loops.gradient_listed(
                     listed[ends[k - 1] - counts[k - 1] : ends[k - 1]],
                     self.cells,
                     self.fractions,
                     steps,
                     (k - 1) % 2 * size,
-                    upper[(k - 1) % 2],
+                    strides[(k - 1) % 2],
                     logs.reshape(-1),
                     inverses,
+                    heads_of,
                     bounds,
                 )
         return bits
@@ -269,15 +312,17 @@ class _Problem:
             (np.full(1024 << layout.order, -1, np.int64), np.zeros(1024 << layout.order), 0)
             for _ in layout.table_levels
         ]
+        offsets = [np.array(layout.corner_offsets(count)) for count in layout.table_levels]
         for segment, table in enumerate(layout.tables):
             self.locate(segment)
             cells, fractions = (self.view(a, segment) for a in (self.cells, self.fractions))
-            tables[table] = self.kernels.accumulate_sparse(
+            tables[table] = loops.accumulate_sparse(
                 cells,
                 fractions,
                 layout.tuples[segment],
+                layout.order,
                 layout.table_levels[table],
-                np.array(self.offsets[table]),
+                offsets[table],
                 *tables[table],
             )
         bits = 0.0
@@ -287,13 +332,14 @@ class _Problem:
             bits -= loops.finish(masses, 1, len(masses), logs[table])
             bits += _total(self.totals[table])
         for segment, table in enumerate(layout.tables if with_gradient else []):
-            self.kernels.gradient_sparse(
+            loops.gradient_sparse(
                 self.view(self.cells, segment),
                 self.view(self.fractions, segment),
                 layout.tuples[segment],
+                layout.order,
                 self.scaled[segment],
                 layout.table_levels[table],
-                np.array(self.offsets[table]),
+                offsets[table],
                 tables[table][0],
                 logs[table],
             )
@@ -302,7 +348,7 @@ class _Problem:
 
 def warm_up(order: int, dtype: torch.dtype = torch.float32) -> None:
     """Compile the passes for `order` (or load them from numba's cache) before they are needed."""
-    flat = torch.linspace(-1, 1, 4 * order, dtype=dtype)
+    flat = torch.linspace(-1, 1, 4 * order + 1, dtype=dtype)
     levels = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
     bits_and_gradient(flat, Layout.of([len(flat)], [levels], order, False), True)
     quantize(flat.float(), torch.tensor([-0.5, 0.5]), levels.float())

@@ -1,34 +1,26 @@
 """The loops of `hemp_lightning.kernels.cpu`, compiled by numba.
 
-All go through the tuples a block at a time, one simple loop after the other: the compiler
-vectorises most of them, and what they leave behind stays in the nearest cache.
+None is a closure: numba finds those in its cache in no other process than their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.extending import overload
+
+BLOCK = 512
+"""Tuples that are located before they are counted."""
 
 ROW = 64
 """Cells of a slab that are cleared, or left alone, together."""
 
 _jit: Any = partial(njit, nogil=True, cache=True)
 _inlined: Any = njit(inline="always")
-
-
-class Kernels(NamedTuple):
-    """Compiled passes for one order."""
-
-    accumulate: Callable[..., None]
-    gradient: Callable[..., None]
-    accumulate_listed: Callable[..., None]
-    gradient_listed: Callable[..., None]
-    accumulate_sparse: Callable[..., Any]
-    gradient_sparse: Callable[..., None]
+_unrolled: Any = partial(overload, jit_options={"forceinline": True})
 
 
 @_jit
@@ -248,317 +240,290 @@ def search(values, starts, keys, thresholds, found):  # type: ignore[no-untyped-
         found[n] = low
 
 
-@lru_cache
-def kernels(order: int) -> Kernels:
-    """The passes for tuples of length `order`, compiled on their first call."""
-    # The number of corners is a constant here so that the compiler unrolls the loops over them.
-    corners = 1 << order
-    width = min(corners, 8)
-    block = max(16, min(512, 4096 >> order))
+# Functions of a tuple of weights, or of what is left of one. Numba compiles them for each length of
+# the Python tuples that they take, so that loops over corners are unrolled and what they work on
+# stays in registers. `places` (floats), `steps` and `strides` (int64) have an entry per weight:
+# `steps` leads from cell to cell for a weight one cell further up, `strides` to the upper corner.
 
-    @_inlined
-    def products(cells, fractions, first, num_levels, product):  # type: ignore[no-untyped-def]
-        base = np.int64(0)
-        product[0] = 1.0
-        for j in range(order):
-            base = base * num_levels + cells[first + j]
-            fraction = min(max(np.float64(fractions[first + j]), 0.0), 1.0)
-            for k in range(1 << j):
-                upper = product[k] * fraction
-                product[k + (1 << j)] = upper
-                product[k] *= 1.0 - fraction
-        return base
 
-    @_inlined
-    def slopes(cells, fractions, first, inverse, values, factors):  # type: ignore[no-untyped-def]
-        """Replace the fractions of a tuple by its gradient; `values` begins with its `log2 p`."""
-        begin = 0
-        size = corners
-        for j in range(order - 1, -1, -1):  # contract one factor after the other ...
-            half = size >> 1
-            fraction = min(max(np.float64(fractions[first + j]), 0.0), 1.0)
-            for k in range(half):
-                low = values[begin + k]
-                values[begin + size + k] = low + (values[begin + half + k] - low) * fraction
-            begin += size
-            size = half
-        factors[0] = 1.0
-        for j in range(order):  # ... and back, leaving one factor out at a time
-            half = 1 << j
-            begin -= half << 1
-            raw = np.float64(fractions[first + j])
-            fraction = min(max(raw, 0.0), 1.0)
-            slope = 0.0
-            for k in range(half):
-                factor = factors[k]
-                slope += factor * (values[begin + half + k] - values[begin + k])
-                factors[half + k] = factor * fraction
-                factors[k] = factor * (1.0 - fraction)
-            inside = (raw >= 0.0) & (raw < 1.0)
-            fractions[first + j] = -slope * inverse[cells[first + j]] if inside else 0.0
+def _add(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
+    """Add the corner products of a tuple of weights to a table."""
+    raise NotImplementedError("compiled only")
 
-    @_inlined
-    def find_bases(cells, steps, base, bases):  # type: ignore[no-untyped-def]
-        for t in range(cells.shape[0] // order):
-            found = base
-            for j in range(order):
-                found += np.int64(cells[t * order + j]) * steps[j]
-            bases[t] = found
 
-    @_inlined
-    def find_places(fractions, places):  # type: ignore[no-untyped-def]
+@_unrolled(_add)
+def _(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
+    if not len(places):
+
+        def add_one(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
+            table[np.uint64(cell)] += product
+
+        return add_one
+
+    def add(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
+        low = product * (type(product)(1) - places[0])  # exact where it is small
+        _add(table, cell, low, places[1:], strides[1:])
+        _add(table, cell + strides[0], product * places[0], places[1:], strides[1:])
+
+    return add
+
+
+def _contract(table, cell, places, strides):  # type: ignore[no-untyped-def]
+    """The mean of a table over the corners of a tuple of weights, and its slope along each."""
+    raise NotImplementedError("compiled only")
+
+
+@_unrolled(_contract)
+def _(table, cell, places, strides):  # type: ignore[no-untyped-def]
+    if not len(places):
+        return lambda table, cell, places, strides: (table[np.uint64(cell)],)
+
+    def contract(table, cell, places, strides):  # type: ignore[no-untyped-def]
+        low = _contract(table, cell, places[1:], strides[1:])
+        high = _contract(table, cell + strides[0], places[1:], strides[1:])
+        step = high[0] - low[0]
+        first = (low[0] + step * places[0], step)
+        return first + _mix(low[1:], high[1:], places[0])
+
+    return contract
+
+
+def _mix(low, high, place):  # type: ignore[no-untyped-def]
+    """The point between two tuples of numbers."""
+    raise NotImplementedError("compiled only")
+
+
+@_unrolled(_mix)
+def _(low, high, place):  # type: ignore[no-untyped-def]
+    if not len(low):
+        return lambda low, high, place: ()
+
+    def mix(low, high, place):  # type: ignore[no-untyped-def]
+        rest = _mix(low[1:], high[1:], place)
+        return (low[0] + (high[0] - low[0]) * place,) + rest  # noqa: RUF005
+
+    return mix
+
+
+def _cell_of(cells, first, steps):  # type: ignore[no-untyped-def]
+    """Lowest cell of the tuple of weights that begins at `first`."""
+    raise NotImplementedError("compiled only")
+
+
+@_unrolled(_cell_of)
+def _(cells, first, steps):  # type: ignore[no-untyped-def]
+    if not len(steps):
+        return lambda cells, first, steps: np.int64(0)
+
+    def cell_of(cells, first, steps):  # type: ignore[no-untyped-def]
+        rest = _cell_of(cells, first + 1, steps[1:])
+        return rest + np.int64(cells[first]) * steps[0]
+
+    return cell_of
+
+
+def _places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
+    """Places of the weights of a tuple between their levels, from 0 to 1."""
+    raise NotImplementedError("compiled only")
+
+
+@_unrolled(_places_of)
+def _(fractions, first, steps):  # type: ignore[no-untyped-def]
+    if not len(steps):
+        return lambda fractions, first, steps: ()
+
+    def places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
         zero, one = fractions.dtype.type(0), fractions.dtype.type(1)
-        for j in range(order):
-            for t in range(fractions.shape[0] // order):
-                place = fractions[t * order + j]
-                place = place if place > zero else zero
-                places[j, t] = place if place < one else one
+        place = fractions[first]
+        place = place if place > zero else zero
+        place = place if place < one else one
+        return (place,) + _places_of(fractions, first + 1, steps[1:])  # noqa: RUF005
 
-    @_inlined
-    def split(products, places, j, count):  # type: ignore[no-untyped-def]
-        """Multiply products of `j` factors by factor `j`: its lower half, then its upper half."""
-        one = places.dtype.type(1)
-        half = 1 << j
+    return places_of
+
+
+def _write(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
+    """Replace the fractions of a tuple by its gradient."""
+    raise NotImplementedError("compiled only")
+
+
+@_unrolled(_write)
+def _(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
+    if not len(slopes):
+        return lambda cells, fractions, first, inverse, slopes: None
+
+    def write(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
+        zero, one = fractions.dtype.type(0), fractions.dtype.type(1)
+        inside = (fractions[first] >= zero) & (fractions[first] < one)
+        slope = -slopes[0] * inverse[np.uint64(cells[first])]
+        fractions[first] = slope if inside else zero
+        _write(cells, fractions, first + 1, inverse, slopes[1:])
+
+    return write
+
+
+@_inlined
+def _products(cells, fractions, first, order, num_levels, product):  # type: ignore[no-untyped-def]
+    base = np.int64(0)
+    product[0] = 1.0
+    for j in range(order):
+        base = base * num_levels + cells[first + j]
+        fraction = min(max(np.float64(fractions[first + j]), 0.0), 1.0)
+        for k in range(1 << j):
+            upper = product[k] * fraction
+            product[k + (1 << j)] = upper
+            product[k] *= 1.0 - fraction
+    return base
+
+
+@_inlined
+def _slopes(cells, fractions, first, order, inverse, values, factors):  # type: ignore[no-untyped-def]
+    """Replace the fractions of a tuple by its gradient; `values` begins with its `log2 p`."""
+    begin = 0
+    size = 1 << order
+    for j in range(order - 1, -1, -1):  # contract one factor after the other ...
+        half = size >> 1
+        fraction = min(max(np.float64(fractions[first + j]), 0.0), 1.0)
         for k in range(half):
-            for t in range(count):
-                products[half + k, t] = products[k, t] * places[j, t]
-                products[k, t] = products[k, t] * (one - places[j, t])  # exact where it is small
+            low = values[begin + k]
+            values[begin + size + k] = low + (values[begin + half + k] - low) * fraction
+        begin += size
+        size = half
+    factors[0] = 1.0
+    for j in range(order):  # ... and back, leaving one factor out at a time
+        half = 1 << j
+        begin -= half << 1
+        raw = np.float64(fractions[first + j])
+        fraction = min(max(raw, 0.0), 1.0)
+        slope = 0.0
+        for k in range(half):
+            factor = factors[k]
+            slope += factor * (values[begin + half + k] - values[begin + k])
+            factors[half + k] = factor * fraction
+            factors[k] = factor * (1.0 - fraction)
+        inside = (raw >= 0.0) & (raw < 1.0)
+        fractions[first + j] = -slope * inverse[cells[first + j]] if inside else 0.0
 
-    @_inlined
-    def add(cells, fractions, steps, base, offsets, table, bases, places, products):  # type: ignore[no-untyped-def]
-        count = cells.shape[0] // order
-        find_bases(cells, steps, base, bases)
-        find_places(fractions, places)
-        products[0, :] = 1
-        for j in range(order):
-            split(products, places, j, count)
-        for k in range(0, corners, width):  # few enough corners at a time to be unrolled
-            shift = offsets[k]
-            for t in range(count):
-                for low in range(width):
-                    cell = np.uint64(bases[t] + shift + offsets[low])
-                    table[cell] += products[k + low, t]
 
-    @_inlined
-    def slope(  # type: ignore[no-untyped-def]
-        cells,
-        fractions,
-        steps,
-        base,
-        offsets,
-        inverse,
-        logs,
-        bases,
-        places,
-        values,
-        factors,
-        slopes,
-    ):
-        """Replace the fractions of a block by its gradient."""
-        zero, one = fractions.dtype.type(0), fractions.dtype.type(1)
-        count = cells.shape[0] // order
-        find_bases(cells, steps, base, bases)
-        find_places(fractions, places)
+@_jit
+def accumulate(  # type: ignore[no-untyped-def]
+    weights,
+    cells,
+    fractions,
+    begin,
+    end,
+    levels,
+    above,
+    inverse,
+    buckets,
+    steps,
+    strides,
+    table,
+):
+    """Locate weights and add the corner products of their tuples to a table."""
+    order = len(steps)
+    numbers = np.empty(BLOCK * order, np.int32)
+    one = fractions.dtype.type(1)
+    for start in range(begin, end, BLOCK):
+        these = slice(start * order, min(start + BLOCK, end) * order)
+        locate(
+            weights[these],
+            levels,
+            above,
+            inverse,
+            buckets,
+            numbers,
+            cells[these],
+            fractions[these],
+        )
+        for t in range(start, min(start + BLOCK, end)):
+            cell = _cell_of(cells, t * order, steps)
+            places = _places_of(fractions, t * order, steps)
+            _add(table, cell, one, places, strides)
+
+
+@_jit
+def gradient(  # type: ignore[no-untyped-def]
+    cells, fractions, begin, end, inverse, steps, strides, logs
+):
+    """Replace the fractions of tuples by their gradient."""
+    order = len(steps)
+    for t in range(begin, end):
+        cell = _cell_of(cells, t * order, steps)
+        places = _places_of(fractions, t * order, steps)
+        found = _contract(logs, cell, places, strides)
+        _write(cells, fractions, t * order, inverse, found[1:])
+
+
+@_jit
+def accumulate_listed(  # type: ignore[no-untyped-def]
+    listed, cells, fractions, steps, base, strides, table
+):
+    """`accumulate` for the tuples that begin where `listed` says, already located."""
+    one = fractions.dtype.type(1)
+    for first in listed:
+        cell = _cell_of(cells, first, steps)
+        places = _places_of(fractions, first, steps)
+        _add(table, base + cell, one, places, strides)
+
+
+@_jit
+def gradient_listed(  # type: ignore[no-untyped-def]
+    listed, cells, fractions, steps, base, strides, logs, inverses, heads, bounds
+):
+    """`gradient` for the tuples that begin where `listed` says, of the segments within `bounds`."""
+    segment = 0
+    for first in listed:
+        while first >= bounds[segment + 1]:  # positions ascend within a list
+            segment += 1
+        cell = _cell_of(cells, first, steps)
+        places = _places_of(fractions, first, steps)
+        found = _contract(logs, base + cell, places, strides)
+        _write(cells, fractions, first, inverses[heads[segment] :], found[1:])
+
+
+@_jit
+def accumulate_sparse(  # type: ignore[no-untyped-def]
+    cells, fractions, tuples, order, num_levels, offsets, keys, masses, used
+):
+    """Add the corner products of tuples to a table of the cells in use, which grows."""
+    corners = offsets.shape[0]
+    product = np.empty(corners, np.float64)
+    for t in range(tuples):
+        base = _products(cells, fractions, t * order, order, num_levels, product)
         for k in range(corners):
-            shift = offsets[k]
-            for t in range(count):
-                values[k, t] = logs[np.uint64(bases[t] + shift)]
-        first = 0
-        size = corners
-        for j in range(order - 1, -1, -1):  # contract one factor after the other ...
-            half = size >> 1
-            for k in range(half):
-                for t in range(count):
-                    low = values[first + k, t]
-                    step = values[first + half + k, t] - low
-                    values[first + size + k, t] = low + step * places[j, t]
-            first += size
-            size = half
-        factors[0, :] = 1
-        for j in range(order):  # ... and back, leaving one factor out at a time
-            half = 1 << j
-            first -= half << 1
-            slopes[:] = 0
-            for k in range(half):
-                for t in range(count):
-                    step = values[first + k, t] - values[first + half + k, t]
-                    slopes[t] += factors[k, t] * step
-            if j + 1 < order:
-                split(factors, places, j, count)
-            for t in range(count):
-                p = t * order + j
-                inside = (fractions[p] >= zero) & (fractions[p] < one)
-                fractions[p] = slopes[t] * inverse[np.uint64(cells[p])] if inside else zero
+            if product[k] == 0:
+                continue
+            slot = _slot(keys, base + offsets[k])
+            if keys[slot] == -1:
+                keys[slot] = base + offsets[k]
+                used += 1
+            masses[slot] += product[k]
+        if 2 * (used + corners) > keys.shape[0]:
+            old_keys, old_masses = keys, masses
+            keys = np.full(2 * old_keys.shape[0], -1, np.int64)
+            masses = np.zeros(2 * old_keys.shape[0], np.float64)
+            for old in range(old_keys.shape[0]):
+                if old_keys[old] != -1:
+                    slot = _slot(keys, old_keys[old])
+                    keys[slot] = old_keys[old]
+                    masses[slot] = old_masses[old]
+    return keys, masses, used
 
-    @_jit
-    def accumulate(  # type: ignore[no-untyped-def]
-        weights,
-        cells,
-        fractions,
-        begin,
-        end,
-        levels,
-        above,
-        inverse,
-        buckets,
-        steps,
-        offsets,
-        table,
-    ):
-        numbers = np.empty(block * order, np.int32)
-        bases = np.empty(block, np.int64)
-        places = np.empty((order, block), weights.dtype)
-        products = np.empty((corners, block), weights.dtype)
-        for start in range(begin, end, block):
-            these = slice(start * order, min(start + block, end) * order)
-            locate(
-                weights[these],
-                levels,
-                above,
-                inverse,
-                buckets,
-                numbers,
-                cells[these],
-                fractions[these],
-            )
-            add(cells[these], fractions[these], steps, 0, offsets, table, bases, places, products)
 
-    @_jit
-    def gradient(  # type: ignore[no-untyped-def]
-        cells, fractions, begin, end, inverse, steps, offsets, logs
-    ):
-        bases = np.empty(block, np.int64)
-        places = np.empty((order, block), fractions.dtype)
-        values = np.empty((2 * corners, block), fractions.dtype)
-        factors = np.empty((corners, block), fractions.dtype)
-        slopes = np.empty(block, fractions.dtype)
-        for start in range(begin, end, block):
-            these = slice(start * order, min(start + block, end) * order)
-            slope(
-                cells[these],
-                fractions[these],
-                steps,
-                0,
-                offsets,
-                inverse,
-                logs,
-                bases,
-                places,
-                values,
-                factors,
-                slopes,
-            )
-
-    @_jit
-    def accumulate_listed(  # type: ignore[no-untyped-def]
-        listed, cells, fractions, steps, base, offsets, table
-    ):
-        own_cells = np.empty(block * order, cells.dtype)
-        own = np.empty(block * order, fractions.dtype)
-        bases = np.empty(block, np.int64)
-        places = np.empty((order, block), fractions.dtype)
-        products = np.empty((corners, block), fractions.dtype)
-        for start in range(0, listed.shape[0], block):
-            count = min(block, listed.shape[0] - start)
-            for t in range(count):
-                for j in range(order):
-                    own_cells[t * order + j] = cells[listed[start + t] + j]
-                    own[t * order + j] = fractions[listed[start + t] + j]
-            these = slice(0, count * order)
-            add(own_cells[these], own[these], steps, base, offsets, table, bases, places, products)
-
-    @_jit
-    def gradient_listed(  # type: ignore[no-untyped-def]
-        listed, cells, fractions, steps, base, offsets, logs, inverses, bounds
-    ):
-        own_cells = np.empty(block * order, cells.dtype)
-        own = np.empty(block * order, fractions.dtype)
-        bases = np.empty(block, np.int64)
-        places = np.empty((order, block), fractions.dtype)
-        values = np.empty((2 * corners, block), fractions.dtype)
-        factors = np.empty((corners, block), fractions.dtype)
-        slopes = np.empty(block, fractions.dtype)
-        segment = 0
-        start = 0
-        while start < listed.shape[0]:
-            while listed[start] >= bounds[segment + 1]:  # positions ascend within a list
-                segment += 1
-            count = 0
-            while (
-                count < block
-                and start + count < listed.shape[0]
-                and listed[start + count] < bounds[segment + 1]
-            ):
-                for j in range(order):
-                    own_cells[count * order + j] = cells[listed[start + count] + j]
-                    own[count * order + j] = fractions[listed[start + count] + j]
-                count += 1
-            these = slice(0, count * order)
-            slope(
-                own_cells[these],
-                own[these],
-                steps,
-                base,
-                offsets,
-                inverses[segment],
-                logs,
-                bases,
-                places,
-                values,
-                factors,
-                slopes,
-            )
-            for t in range(count):
-                for j in range(order):
-                    fractions[listed[start + t] + j] = own[t * order + j]
-            start += count
-
-    @_jit
-    def accumulate_sparse(  # type: ignore[no-untyped-def]
-        cells, fractions, tuples, num_levels, offsets, keys, masses, used
-    ):
-        product = np.empty(corners, np.float64)
-        for t in range(tuples):
-            base = products(cells, fractions, t * order, num_levels, product)
-            for k in range(corners):
-                if product[k] == 0:
-                    continue
-                slot = _slot(keys, base + offsets[k])
-                if keys[slot] == -1:
-                    keys[slot] = base + offsets[k]
-                    used += 1
-                masses[slot] += product[k]
-            if 2 * (used + corners) > keys.shape[0]:
-                old_keys, old_masses = keys, masses
-                keys = np.full(2 * old_keys.shape[0], -1, np.int64)
-                masses = np.zeros(2 * old_keys.shape[0], np.float64)
-                for old in range(old_keys.shape[0]):
-                    if old_keys[old] != -1:
-                        slot = _slot(keys, old_keys[old])
-                        keys[slot] = old_keys[old]
-                        masses[slot] = old_masses[old]
-        return keys, masses, used
-
-    @_jit
-    def gradient_sparse(  # type: ignore[no-untyped-def]
-        cells, fractions, tuples, inverse, num_levels, offsets, keys, logs
-    ):
-        values = np.empty(2 * corners, np.float64)
-        factors = np.empty(corners, np.float64)
-        for t in range(tuples):
-            base = np.int64(0)
-            for j in range(order):
-                base = base * num_levels + cells[t * order + j]
-            for k in range(corners):
-                # a cell that no tuple touches ends in a gap, whose logarithm is the floor
-                values[k] = logs[_slot(keys, base + offsets[k])]
-            slopes(cells, fractions, t * order, inverse, values, factors)
-
-    return Kernels(
-        accumulate,
-        gradient,
-        accumulate_listed,
-        gradient_listed,
-        accumulate_sparse,
-        gradient_sparse,
-    )
+@_jit
+def gradient_sparse(  # type: ignore[no-untyped-def]
+    cells, fractions, tuples, order, inverse, num_levels, offsets, keys, logs
+):
+    """`gradient` for a table of the cells in use."""
+    corners = offsets.shape[0]
+    values = np.empty(2 * corners, np.float64)
+    factors = np.empty(corners, np.float64)
+    for t in range(tuples):
+        base = np.int64(0)
+        for j in range(order):
+            base = base * num_levels + cells[t * order + j]
+        for k in range(corners):
+            # a cell that no tuple touches ends in a gap, whose logarithm is the floor
+            values[k] = logs[_slot(keys, base + offsets[k])]
+        _slopes(cells, fractions, t * order, order, inverse, values, factors)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DENSE_CELLS = 1 << 22
-"""Tables with more cells than this are never dense."""
+UNROLLED_ORDER = 8
+"""Longer tuples have too many corners for loops to be unrolled over them: tables are sparse."""
 
 MAX_CELLS = 1 << 62
 """Tuples are numbered in int64."""
@@ -72,6 +72,8 @@ class Layout:
 
         Memory decides: 12 bytes a cell, two slabs at a time, against a few times the weights' own.
         """
+        if self.order > UNROLLED_ORDER:
+            return "sparse"
         kinds = {"dense"}
         for num_levels, count in zip(self.table_levels, self.table_tuples(), strict=True):
             allowed = max(4096, count * self.order * 2)  # cells
@@ -80,9 +82,9 @@ class Layout:
                 kinds.add("slabs" if 2 * cells // num_levels <= allowed else "sparse")
         return max(kinds, key=["dense", "slabs", "sparse"].index)
 
-    def steps(self, num_levels: int) -> list[int]:
+    def steps(self, num_levels: int) -> tuple[int, ...]:
         """Distance in the table of neighbouring cells along each place of a tuple."""
-        return [num_levels ** (self.order - 1 - j) for j in range(self.order)]
+        return tuple(num_levels ** (self.order - 1 - j) for j in range(self.order))
 
     def corner_offsets(self, num_levels: int) -> list[int]:
         """Cell of each of the `2^order` corners, relative to the lowest.
