@@ -24,7 +24,7 @@ from hemp_lightning.kernels import cpu_loops as loops
 from hemp_lightning.kernels.layout import Layout
 from hemp_lightning.kernels.ordering import BucketedWeights
 
-BUCKETS = 512
+BUCKETS = 2048
 PART = 1 << 15  # fewest tuples worth a partial table of their own
 MAX_PARTS = 8
 
@@ -243,8 +243,9 @@ class _Problem:
     def slabs(self, with_gradient: bool) -> float:
         """Tables a slab at a time: the cells that share their first index.
 
-        Tuples are listed by the cell of their first weight. Those of cell `k` touch slabs `k` and
-        `k + 1` alone, so that two slabs of masses and two of logarithms are enough.
+        Tuples are listed by the cells of their first two weights: by the first, as those of cell
+        `k` touch slabs `k` and `k + 1` alone, so that two slabs of masses and two of logarithms are
+        enough; by the second, as what they touch of a slab then lies close together.
         """
         jobs = [[(table, 0, count, 0)] for table, count in enumerate(self.totals)]
         bits = [0.0] * len(jobs)
@@ -259,17 +260,20 @@ class _Problem:
         """One table of `slabs`."""
         layout, order = self.layout, self.layout.order
         segments = [s for s, t in enumerate(layout.tables) if t == table]
-        counts = np.zeros(layout.table_levels[table], np.int64)
+        num_levels = layout.table_levels[table]
+        pairs = np.zeros(num_levels**2, np.int64)
         for segment in segments:
             self.locate(segment)
-            loops.count_first(self.view(self.cells, segment), order, counts)
-        ends = np.cumsum(counts)
-        heads = ends - counts
+            loops.count_first(self.view(self.cells, segment), order, num_levels, pairs)
+        ends = np.cumsum(pairs)
+        heads = ends - pairs
         listed = np.empty(ends[-1], np.int64)
         for segment in segments:
             cells = self.view(self.cells, segment)
-            loops.list_first(cells, order, layout.starts[segment], heads, listed)
-        size = -(-(layout.table_levels[table] ** (order - 1)) // loops.ROW) * loops.ROW
+            loops.list_first(cells, order, num_levels, layout.starts[segment], heads, listed)
+        counts = pairs.reshape(num_levels, num_levels).sum(1)
+        ends = np.cumsum(counts)
+        size = -(-(num_levels ** (order - 1)) // loops.ROW) * loops.ROW
         masses, logs = np.zeros((2, size)), np.zeros((2, size), self.weights.dtype)
         dirty = np.zeros((2, size // loops.ROW), np.bool_)
         steps = (0, *self.steps[table][1:])
