@@ -245,7 +245,8 @@ class _Problem:
 
         Tuples are listed by the cells of their first two weights: by the first, as those of cell
         `k` touch slabs `k` and `k + 1` alone, so that two slabs of masses and two of logarithms are
-        enough; by the second, as what they touch of a slab then lies close together.
+        enough; by the second, as they touch two rows of each, which stay in a cache from the
+        products through the logarithms to the gradient.
         """
         jobs = [[(table, 0, count, 0)] for table, count in enumerate(self.totals)]
         bits = [0.0] * len(jobs)
@@ -271,43 +272,22 @@ class _Problem:
         for segment in segments:
             cells = self.view(self.cells, segment)
             loops.list_first(cells, order, num_levels, layout.starts[segment], heads, listed)
-        counts = pairs.reshape(num_levels, num_levels).sum(1)
-        ends = np.cumsum(counts)
-        size = -(-(num_levels ** (order - 1)) // loops.ROW) * loops.ROW
-        masses, logs = np.zeros((2, size)), np.zeros((2, size), self.weights.dtype)
-        dirty = np.zeros((2, size // loops.ROW), np.bool_)
-        steps = (0, *self.steps[table][1:])
-        inverses = np.concatenate([self.scaled[segment] for segment in segments])
-        heads_of = np.cumsum([0, *(len(self.scaled[segment]) for segment in segments)])
-        bounds = np.array([layout.starts[s] for s in segments] + [len(self.weights)])
-        bits = _total(self.totals[table])
-        strides = [(ring, *steps[1:]) for ring in (size, -size)]
-        for k in range(len(counts) + 1):
-            if k < len(counts):
-                loops.accumulate_listed(
-                    listed[ends[k] - counts[k] : ends[k]],
-                    self.cells,
-                    self.fractions,
-                    steps,
-                    k % 2 * size,
-                    strides[k % 2],
-                    masses.reshape(-1),
-                )
-                bits -= loops.finish_slab(masses[k % 2], logs[k % 2], dirty[k % 2])
-            if k and with_gradient:
-                loops.gradient_listed(
-                    listed[ends[k - 1] - counts[k - 1] : ends[k - 1]],
-                    self.cells,
-                    self.fractions,
-                    steps,
-                    (k - 1) % 2 * size,
-                    strides[(k - 1) % 2],
-                    logs.reshape(-1),
-                    inverses,
-                    heads_of,
-                    bounds,
-                )
-        return bits
+        size = num_levels**order // num_levels
+        bits = loops.slabs(
+            listed,
+            np.cumsum(pairs).reshape(num_levels, num_levels),
+            self.cells,
+            self.fractions,
+            (0, *self.steps[table][1:]),
+            tuple((ring, *self.steps[table][1:]) for ring in (size, -size)),
+            np.zeros(2 * size),
+            np.zeros(2 * size, self.weights.dtype),
+            np.concatenate([self.scaled[segment] for segment in segments]),
+            np.cumsum([0, *(len(self.scaled[segment]) for segment in segments)]),
+            np.array([layout.starts[s] for s in segments] + [len(self.weights)]),
+            with_gradient,
+        )
+        return _total(self.totals[table]) - bits
 
     def sparse(self, with_gradient: bool) -> float:
         """Tables that hold only the cells in use."""

@@ -177,28 +177,6 @@ def finish(table, parts, cells, logs):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def finish_slab(masses, logs, dirty):  # type: ignore[no-untyped-def]
-    """`finish` for one slab, row by row, clearing the masses; most rows are empty."""
-    result = 0.0
-    scratch = np.empty(ROW)
-    words = masses.view(np.int64)  # all 0 where the masses are, and quick to look through
-    for row in range(dirty.shape[0]):
-        start = row * ROW
-        some = 0
-        for cell in range(start, start + ROW):
-            some |= words[cell]
-        if some:
-            these = masses[start : start + ROW]
-            result += _finish_row(these, logs[start : start + ROW], scratch)
-            these[:] = 0
-            dirty[row] = True
-        elif dirty[row]:
-            logs[start : start + ROW] = 0
-            dirty[row] = False
-    return result
-
-
-@_jit
 def count_first(cells, order, num_levels, counts):  # type: ignore[no-untyped-def]
     """Add to `counts` the tuples whose first two weights lie in each pair of cells."""
     second = min(1, order - 1)
@@ -505,11 +483,8 @@ def gradient(  # type: ignore[no-untyped-def]
         _write(cells, fractions, t * order, inverse, found[1:])
 
 
-@_jit
-def accumulate_listed(  # type: ignore[no-untyped-def]
-    listed, cells, fractions, steps, base, strides, table
-):
-    """`accumulate` for the tuples that begin where `listed` says, already located."""
+@_inlined
+def _accumulate_listed(listed, cells, fractions, steps, base, strides, table):  # type: ignore[no-untyped-def]
     one = fractions.dtype.type(1)
     for first in listed:
         cell = _cell_of(cells, first, steps)
@@ -517,21 +492,101 @@ def accumulate_listed(  # type: ignore[no-untyped-def]
         _add(table, base + cell, one, places, strides)
 
 
-@_jit
-def gradient_listed(  # type: ignore[no-untyped-def]
+@_inlined
+def _gradient_listed(  # type: ignore[no-untyped-def]
     listed, cells, fractions, steps, base, strides, logs, inverses, heads, bounds
 ):
-    """`gradient` for the tuples that begin where `listed` says, of the segments within `bounds`."""
     segment = 0
-    for first in listed:
+    for first in listed:  # positions ascend
         while first >= bounds[segment + 1]:
             segment += 1
-        while first < bounds[segment]:
-            segment -= 1
         cell = _cell_of(cells, first, steps)
         places = _places_of(fractions, first, steps)
         found = _contract(logs, base + cell, places, strides)
         _write(cells, fractions, first, inverses[heads[segment] :], found[1:])
+
+
+@_inlined
+def _finish_rows(masses, logs, scratch):  # type: ignore[no-untyped-def]
+    """`finish` for part of a slab, mostly empty, clearing the masses."""
+    result = 0.0
+    words = masses.view(np.int64)  # all 0 where the masses are, and quick to look through
+    for start in range(0, masses.shape[0], ROW):
+        end = min(start + ROW, masses.shape[0])
+        some = 0
+        for cell in range(start, end):
+            some |= words[cell]
+        if some:
+            result += _finish_row(masses[start:end], logs[start:end], scratch)
+            masses[start:end] = 0
+        else:
+            logs[start:end] = 0
+    return result
+
+
+@_jit
+def slabs(  # type: ignore[no-untyped-def]
+    listed,
+    ends,
+    cells,
+    fractions,
+    steps,
+    strides,
+    masses,
+    logs,
+    inverses,
+    heads,
+    bounds,
+    with_gradient,
+):
+    """Count tuples listed by their first two cells, a row of a slab at a time; see `cpu.slabs`.
+
+    Returns the sum of mass * log2 mass; fractions are replaced by the gradient.
+    """
+    result = 0.0
+    num_levels = ends.shape[0]
+    size = masses.shape[0] // 2
+    row = size // num_levels
+    scratch = np.empty(ROW)
+    dirty = np.zeros((2, num_levels), np.bool_)
+    touched = np.zeros((num_levels + 1, num_levels + 1), np.bool_)
+    for k in range(num_levels + 1):
+        ring = k % 2 * size
+        for r in range(num_levels + 1):
+            if k < num_levels and r < num_levels:
+                begin = ends[k, r - 1] if r else (ends[k - 1, num_levels - 1] if k else 0)
+                these = listed[begin : ends[k, r]]
+                if these.shape[0]:
+                    touched[k : k + 2, r : r + 2] = True
+                    up = strides[k % 2]
+                    _accumulate_listed(these, cells, fractions, steps, ring, up, masses)
+                first = ring + r * row
+                if touched[k, r]:
+                    part = slice(first, first + row)
+                    result += _finish_rows(masses[part], logs[part], scratch)
+                elif dirty[k % 2, r]:
+                    logs[first : first + row] = 0
+                dirty[k % 2, r] = touched[k, r]
+            if k and r and with_gradient:  # the four rows that these tuples touch are done
+                if r > 1:
+                    begin = ends[k - 1, r - 2]
+                else:
+                    begin = ends[k - 2, num_levels - 1] if k > 1 else 0
+                these = listed[begin : ends[k - 1, r - 1]]
+                if these.shape[0]:
+                    _gradient_listed(
+                        these,
+                        cells,
+                        fractions,
+                        steps,
+                        size - ring,
+                        strides[(k - 1) % 2],
+                        logs,
+                        inverses,
+                        heads,
+                        bounds,
+                    )
+    return result
 
 
 @_jit
