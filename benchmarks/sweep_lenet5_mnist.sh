@@ -15,13 +15,13 @@ run() { # run NAME WORDS...: a sweep in a folder of its own, from the float netw
     python run.py -m $lenet model.checkpoint=$float float_epochs=0 sweep_name=lenet5_mnist/"$name" \
         "hydra.job.config.override_dirname.exclude_keys=[model,dataset,dataset.root,callbacks,model.checkpoint,float_epochs,epochs,sweep_name]" "$@"
 }
-decay=pruning.lambda_decay=0.001
 run hemp hemp.order=1,2,3 hemp.lambda_entropy=0.5,1.5,4.5
-run lobster pruning=lobster $decay pruning.tolerance=0.05,0.5,2 quantization=lloyd_max
-run hemp_lobster pruning=lobster $decay pruning.tolerance=0.05,0.5 hemp.order=2 hemp.lambda_entropy=0.5,1.5,4.5
+run lobster pruning=lobster pruning.lambda_decay=0.001 pruning.tolerance=0.05,0.5,2 quantization=lloyd_max
+run lobster pruning=lobster pruning.lambda_decay=0.004 pruning.tolerance=0.5,2 quantization=lloyd_max
+run hemp_lobster pruning=lobster pruning.lambda_decay=0.0001,0.001 pruning.tolerance=0.05 hemp.order=2 hemp.lambda_entropy=0.5,1.5,4.5
 run deep_compression quantization=deep_compression quantization.share=0.9,0.95,0.98
 run magnitude pruning=magnitude_gradual pruning.share=0.9,0.95,0.98 quantization=lloyd_max
 run lsq quantization=lsq quantization.bits=2,3 coder=lzma
-if python -c "import nncodec" 2>/dev/null; then # codes the float network, without training
-    run nncodec quantization=nncodec quantization.use_dq=true,false quantization.qp=-32,-28,-24,-20,-16,-12 epochs=0
+if python -c "from nncodec import nnc" 2>/dev/null; then # codes the float network, without training
+    run nncodec quantization=nncodec quantization.use_dq=true,false quantization.qp=-32,-28,-24,-23,-22,-21,-20,-16 epochs=0
 fi

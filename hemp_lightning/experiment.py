@@ -27,6 +27,7 @@ from hemp_lightning.container import load_into
 from hemp_lightning.logs import close, log_file, tensor_rows
 from hemp_lightning.models import build, load_checkpoint
 from hemp_lightning.results import draw_weights, float_bytes, peak_memory_bytes
+from hemp_lightning.settings import check_numbers
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
         ValueError: Parts of the configuration do not fit together.
         FileNotFoundError: The dataset or the checkpoint is not there.
     """
+    check_numbers(config)
     seed_everything(config.seed, workers=True, verbose=False)
     method = _method(config, folder)
     datamodule = instantiate(config.dataset)

@@ -161,6 +161,12 @@ def test_a_checkpoint_starts_where_it_ended(tmp_path: Path) -> None:
         (["quantization=lsq", "hemp=default"], "hemp=none"),
         (["dataset.val_fraction=2"], "`dataset.val_fraction`"),
         (["coder.name=zip"], "zip"),
+        (["hemp.order=two"], "`hemp.order`: expected a number; found 'two'"),
+        (["epochs=x"], "`epochs`"),
+        (["optimizer.lr=fast"], "`optimizer.lr`"),
+        (["pruning=magnitude", "pruning.share=much"], "`pruning.share`"),
+        (["hemp.target_bytes=2kB"], "`hemp.target_bytes`"),
+        (["dataset.batch_size=big"], "`dataset.batch_size`"),
     ],
 )
 def test_a_mistake_is_found_before_any_training(
