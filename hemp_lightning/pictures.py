@@ -21,7 +21,8 @@ def draw_rate_accuracy(
     """Draw bytes on a log axis against test accuracy: a line a method, the Pareto front marked.
 
     Args:
-        points: With `label`, `file_bytes`, `accuracy` and the spreads of both, as `over_seeds`.
+        points: With `label`, `file_bytes`, `accuracy`, the spreads of both and `best`, as
+            `over_seeds`; the line of a label joins its best points, the others stand pale.
         front: Which of the points are on the Pareto front, by ascending bytes.
         floating: Accuracy of the float network, from 0 to 1.
         title: What stands above.
@@ -35,21 +36,25 @@ def draw_rate_accuracy(
     colors = colormaps["tab20"].colors  # type: ignore[attr-defined]
     order = [*range(0, 20, 2), *range(1, 20, 2)]  # the strong ones first
     for number, name in enumerate(sorted({str(point["label"]) for point in points})):
-        line = sorted((p for p in points if p["label"] == name), key=lambda p: p["file_bytes"])
-        axes.errorbar(
-            [p["file_bytes"] for p in line],
-            [100 * p["accuracy"] for p in line],
-            xerr=[p["file_bytes_spread"] for p in line],
-            yerr=[100 * p["accuracy_spread"] for p in line],
-            color=colors[order[number % 20]],
-            marker=MARKERS[number % len(MARKERS)],
-            capsize=2,
-            linewidth=1.2,
-            label=name,
-        )
-    best = [(points[i]["file_bytes"], 100 * points[i]["accuracy"]) for i in front]
-    axes.plot(*zip(*best, strict=True), "k--", linewidth=0.8, zorder=0)
-    axes.plot(*zip(*best, strict=True), "ko", markersize=13, fillstyle="none", label="Pareto front")
+        same = sorted((p for p in points if p["label"] == name), key=lambda p: p["file_bytes"])
+        for best in (False, True):
+            line = [p for p in same if p["best"] == best]
+            axes.errorbar(
+                [p["file_bytes"] for p in line],
+                [100 * p["accuracy"] for p in line],
+                xerr=[p["file_bytes_spread"] for p in line],
+                yerr=[100 * p["accuracy_spread"] for p in line],
+                color=colors[order[number % 20]],
+                marker=MARKERS[number % len(MARKERS)],
+                capsize=2,
+                linewidth=1.2,
+                linestyle="-" if best else "none",
+                alpha=1.0 if best else 0.3,
+                label=name if best else None,
+            )
+    ends = [(points[i]["file_bytes"], 100 * points[i]["accuracy"]) for i in front]
+    axes.plot(*zip(*ends, strict=True), "k--", linewidth=0.8, zorder=0)
+    axes.plot(*zip(*ends, strict=True), "ko", markersize=13, fillstyle="none", label="Pareto front")
     axes.axhline(
         100 * floating, color="grey", linestyle=":", label=f"float network, {floating:.2%}"
     )

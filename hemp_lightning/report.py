@@ -26,12 +26,24 @@ COLUMNS = (
     "seed",
     "float_accuracy",
     "accuracy",
+    "val_accuracy",
     "float_bytes",
     "file_bytes",
     "compression_ratio",
     "bits_per_weight",
     "fit_seconds",
 )
+BEST_COLUMNS = (
+    "label",
+    "lambda_entropy",
+    "settings",
+    "file_bytes",
+    "compression_ratio",
+    "accuracy",
+    "float_accuracy",
+    "fit_seconds",
+)
+BEST = "The smallest file of each method within one point of the float network, on validation."
 
 
 def read_runs(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -116,7 +128,7 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         For each group its label, mean and standard deviation (0 for one seed) of `file_bytes` and
-        `accuracy`, and the number of seeds.
+        `accuracy`, the number of seeds, and `best`: whether it is on the front of its own label.
     """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for run in runs:
@@ -131,6 +143,11 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             entry[number] = mean(values)
             entry[f"{number}_spread"] = stdev(values) if len(values) > 1 else 0.0
         joined.append(entry)
+    for name in {entry["label"] for entry in joined}:
+        same = [entry for entry in joined if entry["label"] == name]
+        front = pareto_front([(entry["file_bytes"], entry["accuracy"]) for entry in same])
+        for index, entry in enumerate(same):
+            entry["best"] = index in front
     return joined
 
 
@@ -163,8 +180,8 @@ def write_report(folders: Iterable[str | Path], output: str | Path) -> list[Path
         floating = mean(run["float_accuracy"] for run in members)
         pictures.append(output / f"{pair[0]}_{pair[1]}.png")
         draw_rate_accuracy(points, front, floating, title, pictures[-1])
-        best = smallest(members)
-        if best:
+        best = {name: run for name, run in smallest(members).items() if run.get("tensors")}
+        if best:  # a bitstream that is not ours does not tell its tensors
             pictures.append(output / f"{pair[0]}_{pair[1]}_layers.png")
             draw_layers(best, title, pictures[-1])
     (output / "report.html").write_text(page(runs, pictures))
@@ -174,25 +191,51 @@ def write_report(folders: Iterable[str | Path], output: str | Path) -> list[Path
 def smallest(runs: Sequence[dict[str, Any]], loss: float = 0.01) -> dict[str, dict[str, Any]]:
     """For each label the smallest file that loses no more than `loss` of the float accuracy.
 
-    Runs without `tensors` (a bitstream that is not ours) are left out.
+    Both accuracies are those on the validation split where the runs have them, so that the test
+    split chooses nothing.
+
+    Args:
+        runs: Runs of one model and dataset.
+        loss: Accuracy that may be lost, from 0 to 1.
 
     Example:
         >>> run = {"method": "lsq", "file_bytes": 9, "accuracy": 0.98, "float_accuracy": 0.99}
-        >>> list(smallest([{**run, "tensors": [{"name": "fc.weight"}]}]))
-        ['lsq']
+        >>> list(smallest([run])), list(smallest([run], loss=0.001))
+        (['lsq'], [])
     """
     best: dict[str, dict[str, Any]] = {}
     for run in sorted(runs, key=lambda r: r["file_bytes"]):
-        if run.get("tensors") and run["accuracy"] >= run["float_accuracy"] - loss:
+        on_val = "val_accuracy" in run and "float_val_accuracy" in run
+        prefix = "val_" if on_val else ""
+        if run[f"{prefix}accuracy"] >= run[f"float_{prefix}accuracy"] - loss:
             best.setdefault(label(run), run)
     return best
 
 
+def best_runs(runs: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """For each `MODEL on DATASET` the smallest files, by ascending bytes, with their `label`."""
+    best = {}
+    for model, dataset in sorted({(run["model"], run["dataset"]) for run in runs}):
+        members = [run for run in runs if (run["model"], run["dataset"]) == (model, dataset)]
+        best[f"{model} on {dataset}"] = [
+            {**run, "label": name} for name, run in smallest(members).items()
+        ]
+    return best
+
+
 def markdown(runs: Sequence[dict[str, Any]]) -> str:
-    """The runs as a Markdown table."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cell(run, column) for column in COLUMNS) + " |" for run in runs]
-    return "\n".join(lines) + "\n"
+    """Markdown tables: the smallest files of each model and dataset, then all runs."""
+    parts = []
+    for title, best in best_runs(runs).items():
+        parts += [f"## {title}", BEST, markdown_table(best, BEST_COLUMNS)]
+    return "\n\n".join([*parts, "## All runs", markdown_table(runs, COLUMNS)]) + "\n"
+
+
+def markdown_table(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """One row a run."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(cell(run, column) for column in columns) + " |" for run in runs]
+    return "\n".join(lines)
 
 
 def cell(run: dict[str, Any], column: str) -> str:
@@ -214,11 +257,6 @@ def cell(run: dict[str, Any], column: str) -> str:
 
 def page(runs: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
     """One HTML page with the pictures inside it; it opens without a network."""
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell(run, c))}</td>" for c in COLUMNS) + "</tr>"
-        for run in runs
-    )
-    heading = "".join(f"<th>{column}</th>" for column in COLUMNS)
     images = "".join(
         f'<img alt="{picture.stem}" src="data:image/png;base64,'
         f'{base64.b64encode(picture.read_bytes()).decode()}">'
@@ -229,11 +267,25 @@ def page(runs: Sequence[dict[str, Any]], pictures: Sequence[Path]) -> str:
         "table{border-collapse:collapse;font-size:13px}td,th{border:1px solid #ccc;padding:3px 7px}"
         "td{text-align:right}"
     )
+    tables = "".join(
+        f"<h2>{html.escape(title)}</h2><p>{BEST}</p>{html_table(best, BEST_COLUMNS)}"
+        for title, best in best_runs(runs).items()
+    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>hemp report</title>'
         f"<style>{style}</style><h1>Size and accuracy of {len(runs)} runs</h1>{images}"
-        f"<table><tr>{heading}</tr>{rows}</table></html>\n"
+        f"{tables}<h2>All runs</h2>{html_table(runs, COLUMNS)}</html>\n"
     )
+
+
+def html_table(runs: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """One row a run."""
+    heading = "".join(f"<th>{column}</th>" for column in columns)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell(run, c))}</td>" for c in columns) + "</tr>"
+        for run in runs
+    )
+    return f"<table><tr>{heading}</tr>{rows}</table>"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,7 +10,14 @@ from statistics import stdev
 
 import pytest
 
-from hemp_lightning.report import main, over_seeds, pareto_front, read_runs, write_report
+from hemp_lightning.report import (
+    main,
+    over_seeds,
+    pareto_front,
+    read_runs,
+    smallest,
+    write_report,
+)
 
 
 def result(**changes: object) -> dict:
@@ -67,6 +74,25 @@ def test_seeds_are_joined_and_nothing_else() -> None:
     pair = joined["hemp order 2", 2, 5100.0]
     assert pair["file_bytes_spread"] == pytest.approx(stdev([5000, 5200]))
     assert pair["accuracy"] == pytest.approx(0.985)
+
+
+def test_the_validation_split_chooses() -> None:
+    val = {"float_val_accuracy": 0.99}
+    runs = [
+        result(**val, val_accuracy=0.97, accuracy=0.99, file_bytes=10),
+        result(**val, val_accuracy=0.985, accuracy=0.96, file_bytes=20),
+        result(**val, val_accuracy=0.99, accuracy=0.99, file_bytes=30),
+    ]
+    assert smallest(runs)["hemp order 2"]["file_bytes"] == 20
+
+
+def test_a_line_joins_the_front_of_its_own_label() -> None:
+    runs = [
+        result(lambda_entropy=1.0, file_bytes=10, accuracy=0.9),
+        result(lambda_entropy=2.0, file_bytes=20, accuracy=0.8),
+        result(method="lsq", file_bytes=30, accuracy=0.7),
+    ]
+    assert [point["best"] for point in over_seeds(runs)] == [True, False, True]
 
 
 def test_report_files(tmp_path: Path) -> None:
