@@ -48,6 +48,8 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 class FloatSnapshot(Callback):
     """Keep a copy of the network as it is where the compression method sets in.
 
+    From then on a distilled network learns from the copy. This callback stands first in the list.
+
     Args:
         start_epoch: Epoch before which the copy is taken; if training ends earlier, at its end.
     """
@@ -56,11 +58,17 @@ class FloatSnapshot(Callback):
         self.start_epoch = start_epoch
         self.state: dict[str, Tensor] | None = None
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the copy before a method that sets in here changes the weights."""
+        self._take(trainer, pl_module)
+
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Take the copy at the epoch asked for, and let a distilled network learn from it."""
-        # not in `on_train_epoch_start`: a run resumed after the last batch of an epoch skips that
+        """A run resumed after the last batch of an epoch skips `on_train_epoch_start`."""
+        self._take(trainer, pl_module)
+
+    def _take(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.state is None and trainer.current_epoch >= self.start_epoch:
             self.state = _copy(network_of(pl_module))
         if self.state is not None and isinstance(pl_module, Classifier):

@@ -29,7 +29,7 @@ def check_numbers(config: DictConfig) -> None:
 
 def _walk(config: DictConfig, prefix: str) -> None:
     wanted = _numbers(config.get("_target_"))
-    for key, value in config.items():
+    for key, value in ((str(key), value) for key, value in config.items()):
         if isinstance(value, DictConfig):
             _walk(value, f"{prefix}{key}.")
         elif key in wanted:

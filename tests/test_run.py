@@ -133,12 +133,21 @@ def test_pruned_weights_are_exactly_zero_in_the_file(tmp_path: Path, method: str
     assert any(bool((w != 0).any()) for w in weights)
 
 
-def test_a_checkpoint_starts_where_it_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["hemp.start_epoch=0"],
+        ["quantization=deep_compression", "quantization.start_epoch=0"],
+        ["quantization=lsq", "quantization.start_epoch=0"],
+        ["pruning=magnitude", "pruning.start_epoch=0"],
+    ],
+)
+def test_a_checkpoint_starts_where_it_ended(tmp_path: Path, words: list[str]) -> None:
     torch.manual_seed(0)
     network = build("lenet300")
     torch.save(network.state_dict(), tmp_path / "start.pt")
-    words = ["model=lenet300", f"model.checkpoint={tmp_path / 'start.pt'}", "hemp.start_epoch=0"]
-    found = in_process(tmp_path / "a", *words)
+    start = ["model=lenet300", f"model.checkpoint={tmp_path / 'start.pt'}"]
+    found = in_process(tmp_path / "a", *words, *start)
     digits = Digits(image_size=28)
     digits.setup()
     assert found["float_accuracy"] == accuracy(network, digits.test_dataloader())
