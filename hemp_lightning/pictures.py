@@ -61,7 +61,9 @@ def draw_rate_accuracy(
     lowest = _lowest(points, floating)
     below = sum(point["accuracy"] < lowest for point in points)
     if below:
-        axes.set_ylim(bottom=100 * lowest)
+        shown = [p["accuracy"] for p in points if p["accuracy"] >= lowest] + [floating]
+        margin = 0.05 * (max(shown) - min(shown)) + 1e-4
+        axes.set_ylim(100 * (min(shown) - margin), 100 * (max(shown) + margin))
         axes.set_xlabel(f"bytes of the whole file ({below} of {len(points)} points lie below)")
     else:
         axes.set_xlabel("bytes of the whole file")
@@ -89,7 +91,7 @@ def draw_layers(runs: Mapping[str, Mapping[str, Any]], title: str, path: Path) -
     tensors = [[t for t in run["tensors"] if t["name"].endswith("weight")] for _, run in shown]
     names = [t["name"] for t in max(tensors, key=len)][:MOST_LAYERS]
     figure = Figure(figsize=(9, 1.4 + 1.5 * len(shown)), layout="constrained")
-    rows = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    rows = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (label, run), entries in zip(rows, shown, tensors, strict=True):
         bits = {t["name"]: t["bits_per_weight"] for t in entries}
         heights = [bits.get(name, 0.0) for name in names]
