@@ -62,7 +62,7 @@ def test_two_processes_agree_and_equal_one(row, tmp_path):
             [sys.executable, str(script), str(tmp_path), devices, str(ROWS[row])],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             cwd=root,
             env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
         )
