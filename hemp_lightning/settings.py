@@ -31,9 +31,9 @@ def _walk(config: DictConfig, prefix: str) -> None:
     wanted = _numbers(config.get("_target_"))
     for key, value in ((str(key), value) for key, value in config.items()):
         if isinstance(value, DictConfig):
-            _walk(value, f"{prefix}{key}.")
+            _walk(value, prefix + key + ".")
         elif key in wanted:
-            _check(f"{prefix}{key}", value)
+            _check(prefix + key, value)
 
 
 def _numbers(target: str | None) -> set[str]:
