@@ -32,6 +32,21 @@ COPIED_CELLS = 1 << 18
 """Cells in all copies of the tables together, 8 bytes each, where there is a choice."""
 
 
+@triton.jit
+def _row(blocks, segments):  # type: ignore[no-untyped-def]
+    """The row of `_Plan.segments` that a program works on."""
+    row = segments + 7 * tl.load(blocks + 2 * tl.program_id(0))
+    return (
+        tl.load(row),
+        tl.load(row + 1),
+        tl.load(row + 2),
+        tl.load(row + 3),
+        tl.load(row + 4),
+        tl.load(row + 5),
+        tl.load(row + 6),
+    )
+
+
 # One binary for all sizes: a refit that drops a level must not compile anything.
 @triton.jit(do_not_specialize=["unit", "num_cells", "num_copies", "steps"])
 def _accumulate(  # type: ignore[no-untyped-def]
@@ -39,15 +54,10 @@ def _accumulate(  # type: ignore[no-untyped-def]
     ORDER: tl.constexpr, CORNERS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Locate the weights of a block of tuples, add their corner products to a copy of the table."""
-    block = tl.program_id(0)
-    segment = segments + 7 * tl.load(blocks + 2 * block)  # a row of `_Plan.segments`
-    start, count = tl.load(segment), tl.load(segment + 1)
-    levels += tl.load(segment + 2)
-    num_levels = tl.load(segment + 3)
-    bases += tl.load(segment + 4)
-    table = tl.load(segment + 5)
-    table_levels = tl.load(segment + 6)
-    tuples = tl.load(blocks + 2 * block + 1) + tl.arange(0, BLOCK)  # (BLOCK,)
+    start, count, first_level, num_levels, first, table, table_levels = _row(blocks, segments)
+    levels += first_level
+    bases += first
+    tuples = tl.load(blocks + 2 * tl.program_id(0) + 1) + tl.arange(0, BLOCK)  # (BLOCK,)
     inside = tuples < count
     corners = tl.arange(0, CORNERS)
     base = tl.zeros([BLOCK], tl.int64)
@@ -74,7 +84,9 @@ def _accumulate(  # type: ignore[no-untyped-def]
         # the upper corner of a single level has no mass; it stays within the table
         offset = offset * table_levels + tl.where(table_levels > 1, bit, 0)
     tl.store(bases + tuples, base, mask=inside)
-    cells = sums + (block % num_copies) * num_cells + table + base[:, None] + offset[None, :]
+    cells = (
+        sums + (tl.program_id(0) % num_copies) * num_cells + table + base[:, None] + offset[None, :]
+    )
     mass = (product * unit + 0.5).to(tl.int64)
     tl.atomic_add(cells, mass, mask=inside[:, None] & (mass > 0), sem="relaxed")
 
@@ -85,15 +97,10 @@ def _contract(  # type: ignore[no-untyped-def]
     ORDER: tl.constexpr, CORNERS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient: scaled logarithms of the corners, times all factors but one."""
-    block = tl.program_id(0)
-    segment = segments + 7 * tl.load(blocks + 2 * block)  # a row of `_Plan.segments`
-    start, count = tl.load(segment), tl.load(segment + 1)
-    levels += tl.load(segment + 2)
-    num_levels = tl.load(segment + 3)
-    bases += tl.load(segment + 4)
-    table = tl.load(segment + 5)
-    table_levels = tl.load(segment + 6)
-    tuples = tl.load(blocks + 2 * block + 1) + tl.arange(0, BLOCK)  # (BLOCK,)
+    start, count, first_level, num_levels, first, table, table_levels = _row(blocks, segments)
+    levels += first_level
+    bases += first
+    tuples = tl.load(blocks + 2 * tl.program_id(0) + 1) + tl.arange(0, BLOCK)  # (BLOCK,)
     inside = tuples < count
     corners = tl.arange(0, CORNERS)
     base = tl.load(bases + tuples, mask=inside, other=0)
