@@ -292,7 +292,7 @@ def _bits_and_gradient(
 def _kernel(device: str, layout: Layout) -> Callable[..., tuple[Tensor, Tensor]] | None:
     """The compiled version for a device, if there is one that takes `layout`."""
     if device == "cpu":
-        return cpu.bits_and_gradient
+        return cpu.bits_and_gradient if cpu.IS_COMPILED else None
     if device == "cuda" and find_spec("triton") is not None:
         from hemp_lightning.kernels import cuda
 

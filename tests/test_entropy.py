@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
@@ -293,3 +296,21 @@ def test_without_gradients_there_are_none():
     rate, gradients = entropy_and_gradients(*arguments, with_gradients=False)
     assert gradients == [] and rate == entropy_and_gradients(*arguments)[0]
     assert entropy_and_gradients([torch.zeros(0)], [UNEVEN], 1, with_gradients=False)[0] == 0
+
+
+def test_without_a_compiler_it_is_the_plain_version():
+    program = (
+        "import torch; from hemp_lightning.entropy import soft_entropy; "
+        "from hemp_lightning.kernels.cpu import warm_up; warm_up(2); "
+        "print(soft_entropy(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 1.0]), 1).item())"
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert abs(float(done.stdout) - scipy_entropy([0.75, 0.25], base=2)) < 1e-6

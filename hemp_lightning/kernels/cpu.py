@@ -18,11 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numba import config
 from torch import Tensor
 
 from hemp_lightning.kernels import cpu_loops as loops
 from hemp_lightning.kernels.layout import Layout
 from hemp_lightning.kernels.ordering import BucketedWeights
+
+IS_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
+"""False under `NUMBA_DISABLE_JIT=1`, which the unrolled loops cannot do without."""
 
 BUCKETS = 2048
 PART = 1 << 15  # fewest tuples worth a partial table of their own
@@ -334,7 +338,8 @@ def warm_up(order: int, dtype: torch.dtype = torch.float32) -> None:
     """Compile the passes for `order` (or load them from numba's cache) before they are needed."""
     flat = torch.linspace(-1, 1, 4 * order + 1, dtype=dtype)
     levels = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
-    bits_and_gradient(flat, Layout.of([len(flat)], [levels], order, False), True)
+    if IS_COMPILED:
+        bits_and_gradient(flat, Layout.of([len(flat)], [levels], order, False), True)
     quantize(flat.float(), torch.tensor([-0.5, 0.5]), levels.float())
     BucketedWeights(flat.float()).sums_up_to(np.array([order]))
     BucketedWeights(flat.float()).borders(np.zeros(1, np.float32))
