@@ -5,7 +5,7 @@ The formulas are in `entropy.py` and `quantizers.py`, the file in `container.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from hemp_lightning.container import Summary, save
-from hemp_lightning.entropy import SCOPES, entropy_and_gradients, index_entropy
-from hemp_lightning.kernels import cpu
+from hemp_lightning.entropy import SCOPES, entropy_and_gradients, index_entropy, warm_up
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 from hemp_lightning.rates import RATE_MODELS, ContextRates
 from hemp_lightning.recalibration import recalibrate
@@ -204,7 +203,8 @@ class HEMPCallback(Callback):
         self.summary: Summary | None = None
         self._parameters: dict[str, nn.Parameter] = {}
         self._rates = ContextRates()
-        self._real: list[Tensor] | None = None  # real-valued weights while quantized ones stand in
+        self._real: list[Tensor] = []  # the real-valued weights while quantized ones stand in ...
+        self._stands_in = False  # ... which is now
         self._last_refit = self._last_refit_epoch = -1
         self._batch_fraction = 0.0
         self._in_batch = False
@@ -272,7 +272,7 @@ class HEMPCallback(Callback):
         self._parameters = select_tensors(self._root(pl_module), self.tensors)
         if stage == "fit":
             rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
-            cpu.warm_up(self.order)
+            warm_up(self.order, trainer.strategy.root_device)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the optimizers, and that a target can be steered to."""
@@ -320,9 +320,9 @@ class HEMPCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Put the real weights back and add the gradient of the two terms."""
-        quantized = self._restore()
+        self._restore()
         if self.is_active(trainer):
-            self._add_terms(trainer, pl_module, optimizer, quantized)
+            self._add_terms(trainer, pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
@@ -383,7 +383,7 @@ class HEMPCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep real weights in a checkpoint that is taken while quantized ones stand in."""
-        if self._real is None:
+        if not self._stands_in:
             return
         prefix = f"{self.file.module}." if self.file.module else ""
         for name, real in zip(self._parameters, self._real, strict=True):
@@ -450,25 +450,27 @@ class HEMPCallback(Callback):
 
     @torch.no_grad()
     def _quantize(self) -> None:
-        if self._real is not None or not self.codebooks:
+        if self._stands_in or not self.codebooks:
             return
-        parameters = list(self._parameters.values())
-        self._real = [parameter.detach().clone() for parameter in parameters]
-        for (name, parameter), real in zip(self._parameters.items(), self._real, strict=True):
+        parameters = [parameter.detach() for parameter in self._parameters.values()]
+        if [(p.shape, p.dtype, p.device) for p in parameters] != [
+            (real.shape, real.dtype, real.device) for real in self._real
+        ]:
+            self._real = [torch.empty_like(parameter) for parameter in parameters]
+        for name, parameter, real in zip(self._parameters, parameters, self._real, strict=True):
+            real.copy_(parameter)
             # in place, without a new version: autograd must not see it
-            parameter.data.copy_(self.codebooks[name].quantize(real))
+            self.codebooks[name].quantize(real, out=parameter.data)
+        self._stands_in = True
 
     @torch.no_grad()
-    def _restore(self) -> list[Tensor] | None:
-        """Put the real weights back; returns the quantized ones, None if they were not in place."""
-        if self._real is None:
-            return None
-        quantized = []
+    def _restore(self) -> None:
+        """Put the real weights back if quantized ones are in place."""
+        if not self._stands_in:
+            return
         for parameter, real in zip(self._parameters.values(), self._real, strict=True):
-            quantized.append(parameter.detach().clone())
             parameter.data.copy_(real)
-        self._real = None
-        return quantized
+        self._stands_in = False
 
     def _requantize(self, trainer: Trainer) -> None:
         if self._in_batch and self.forward == "straight_through" and self.is_active(trainer):
@@ -480,7 +482,6 @@ class HEMPCallback(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         optimizer: Optimizer,
-        quantized: list[Tensor] | None,
     ) -> None:
         stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
         names = [
@@ -500,19 +501,21 @@ class HEMPCallback(Callback):
             self._steer_by_bytes(trainer)
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         logs = trainer.global_step % every == 0
-        ramp = self.ramp(trainer)
-        strength = self.lambda_entropy * self._control.factor
-        terms: Iterable[Tensor] = [gradient * strength for gradient in gradients]
+        ramp, strength = self.ramp(trainer), self.lambda_entropy * self._control.factor
         if logs or self.lambda_reconstruction:
-            errors = self._errors(names, weights, quantized)
+            errors = [
+                w - self.codebooks[n].quantize(w) for n, w in zip(names, weights, strict=True)
+            ]
             count = sum(error.numel() for error in errors)
             distortion = torch.stack([error.square().sum() for error in errors]).sum() / count
-            terms = [
-                term + error * (2 * self.lambda_reconstruction / count)
-                for term, error in zip(terms, errors, strict=True)
+        if self.lambda_reconstruction:
+            gradients = [
+                gradient * strength + error * (2 * self.lambda_reconstruction / count)
+                for gradient, error in zip(gradients, errors, strict=True)
             ]
-        for name, term in zip(names, terms, strict=True):
-            self._add(self._parameters[name], term, ramp)
+            strength = 1.0
+        for name, gradient in zip(names, gradients, strict=True):
+            self._add(self._parameters[name], gradient, ramp * strength)
         if logs:
             pl_module.log_dict(
                 {
@@ -523,23 +526,14 @@ class HEMPCallback(Callback):
             )
             pl_module.log("hemp/ratio", 32 / rate.float().clamp_min(1e-6), prog_bar=True)
 
-    def _errors(
-        self, names: list[str], weights: list[Tensor], quantized: list[Tensor] | None
-    ) -> list[Tensor]:
-        """Weights minus their reconstruction."""
-        if quantized is None:
-            return [w - self.codebooks[n].quantize(w) for n, w in zip(names, weights, strict=True)]
-        by_name = dict(zip(self._parameters, quantized, strict=True))
-        return [w - by_name[n] for n, w in zip(names, weights, strict=True)]
-
-    def _add(self, parameter: nn.Parameter, term: Tensor, ramp: float) -> None:
+    def _add(self, parameter: nn.Parameter, gradient: Tensor, strength: float) -> None:
         if parameter.grad is None:
-            parameter.grad = (ramp * term).to(parameter.dtype)
+            parameter.grad = (strength * gradient).to(parameter.dtype)
             return
         if self.insensitivity:
             size = parameter.grad.abs()
-            term = term * (1 - size / size.max().clamp_min(torch.finfo(size.dtype).tiny))
-        parameter.grad.add_(term.to(parameter.grad.dtype), alpha=ramp)
+            gradient = gradient * (1 - size / size.max().clamp_min(torch.finfo(size.dtype).tiny))
+        parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=strength)
 
     # Towards a target.
 

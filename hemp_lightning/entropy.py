@@ -24,7 +24,8 @@ The `P mod n` weights left over are counted as tuples of length 1 in a table of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import product
 from typing import Any
@@ -143,18 +144,14 @@ def entropy_and_gradients(
     real = torch.float64 if any(w.dtype == torch.float64 for w in weights) else torch.float32
     scanned = [w.detach().permute(scan_axes(scan, w.ndim)) for w in weights]
     parts = [w.reshape(-1).to(real) for w in scanned]
-    flat = torch.cat(parts) if len(parts) > 1 else parts[0]
-    sizes = [w.numel() for w in weights]
     level_list = [entry.detach().to(real) for entry in levels]
-    scale = 1 / max(1, len(flat))
-    bits, gradient = _bits_and_gradient(
-        flat, sizes, level_list, order, scope == "network", backend, with_gradients, scale
+    scale = 1 / max(1, sum(len(part) for part in parts))
+    bits, gradients = _bits_and_gradients(
+        parts, level_list, order, scope == "network", backend, with_gradients, scale
     )
-    if not with_gradients:
-        return bits * scale, []
     return bits * scale, [
-        part.reshape(w.shape).permute(_inverse(scan_axes(scan, w.ndim)))
-        for part, w in zip(gradient.split(sizes), scanned, strict=True)
+        gradient.reshape(w.shape).permute(_inverse(scan_axes(scan, w.ndim)))
+        for gradient, w in zip(gradients, scanned, strict=with_gradients)
     ]
 
 
@@ -193,6 +190,18 @@ def index_entropy(
     tuples = flat[: len(flat) // order * order].reshape(-1, order)
     bits = _counted_bits(tuples, num_levels) + _counted_bits(flat[tuples.size :, None], num_levels)
     return bits / max(1, len(flat))
+
+
+def warm_up(order: int, device: torch.device | str = "cpu") -> None:
+    """Compile what tuples of `order` need on a device, so that no training step waits for it.
+
+    Example:
+        >>> warm_up(2)
+    """
+    cpu.warm_up(order)
+    if torch.device(device).type != "cpu":
+        weights = torch.linspace(-1, 1, 4 * order + 1, device=device)  # one is left over
+        entropy_and_gradients([weights], [torch.linspace(-1, 1, 3, device=device)], order)
 
 
 def _counted_bits(tuples: np.ndarray, num_levels: int) -> float:
@@ -259,51 +268,51 @@ class _Entropy(torch.autograd.Function):
         return (None, None, None, None, None, *scaled)
 
 
-def _bits_and_gradient(
-    flat: Tensor,
-    sizes: list[int],
+def _bits_and_gradients(
+    parts: list[Tensor],
     levels: list[Tensor],
     order: int,
     pooled: bool,
     backend: str,
-    with_gradient: bool,
+    with_gradients: bool,
     scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, list[Tensor]]:
     """Bits of whole tuples and of left-over weights, and `scale` times the gradient of the sum."""
+    sizes = [len(part) for part in parts]
     layout = Layout.of(sizes, levels, order, pooled)
-    compute = _kernel(flat.device.type, layout) if backend != "torch" else None
-    bits, gradient = (compute or _torch_bits_and_gradient)(flat, layout, with_gradient, scale)
-    left = [size % order for size in sizes]
-    if any(left) and compute is not cpu.bits_and_gradient:  # which counts them with the rest
-        ends = np.cumsum(sizes)
-        # the positions are built without a look at the data, so a GPU need not be waited for
-        where = torch.from_numpy(
-            np.concatenate([np.arange(e - n, e) for e, n in zip(ends, left, strict=True)])
-        ).to(flat.device, non_blocking=True)
-        more, rest = _bits_and_gradient(
-            flat[where], left, levels, 1, pooled, backend, with_gradient, scale
-        )
-        bits = bits + more
-        if with_gradient:
-            gradient[where] = rest
-    return bits, gradient
-
-
-def _kernel(device: str, layout: Layout) -> Callable[..., tuple[Tensor, Tensor]] | None:
-    """The compiled version for a device, if there is one that takes `layout`."""
-    if device == "cpu":
-        return cpu.bits_and_gradient if cpu.IS_COMPILED else None
-    if device == "cuda" and find_spec("triton") is not None:
+    flat_kernel = _torch_bits_and_gradient
+    device = parts[0].device
+    if backend != "torch" and device.type == "cpu" and cpu.IS_COMPILED:
+        return cpu.bits_and_gradients(parts, layout, with_gradients, scale)
+    if backend != "torch" and device.type == "cuda" and find_spec("triton") is not None:
         from hemp_lightning.kernels import cuda
 
-        return cuda.bits_and_gradient if cuda.takes(layout) else None
-    return None
+        if cuda.takes(layout):
+            flat_kernel = cuda.bits_and_gradient
+    flat = torch.cat(parts)
+    bits, gradient = flat_kernel(flat, layout, with_gradients, scale)
+    where = _left_over(tuple(sizes), order, device)
+    if len(where):
+        left = list(flat[where].split([size % order for size in sizes]))
+        more, rest = _bits_and_gradients(left, levels, 1, pooled, backend, with_gradients, scale)
+        bits = bits + more
+        if with_gradients:
+            gradient[where] = torch.cat(rest)
+    return bits, list(gradient.split(sizes)) if with_gradients else []
+
+
+@lru_cache(maxsize=16)
+def _left_over(sizes: tuple[int, ...], order: int, device: torch.device) -> Tensor:
+    """Positions of the weights that fill no tuple; made and sent once, the same at each step."""
+    ends = np.cumsum(sizes)
+    parts = [np.arange(end - size % order, end) for size, end in zip(sizes, ends, strict=True)]
+    return torch.from_numpy(np.concatenate(parts)).to(device)
 
 
 def _torch_bits_and_gradient(
     flat: Tensor, layout: Layout, with_gradient: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The plain version, on any device: the formula corner by corner. See `cpu.bits_and_gradient`.
+    """The plain version, on any device: the formula corner by corner. See `cuda.bits_and_gradient`.
 
     Memory is that of a few copies of the weights and of the tables: corners come one at a time.
     """

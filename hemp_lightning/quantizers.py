@@ -19,6 +19,8 @@ from hemp_lightning.kernels.ordering import BucketedWeights, SortedWeights, in_o
 MAX_LEVELS = 65_536
 """The most levels a codebook may have: an index fits in 16 bits."""
 
+MAX_COMPARED = 256
+"""Up to here a weight is compared with all thresholds; a search is quicker with more of them."""
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -104,19 +106,30 @@ class Codebook:
         levels = self.levels.to(indices.device)
         return levels.index_select(0, indices.reshape(-1).int()).reshape(indices.shape)
 
-    def quantize(self, weights: Tensor) -> Tensor:
+    def quantize(self, weights: Tensor, out: Tensor | None = None) -> Tensor:
         """Reconstruction of `weights`: float32, of the same shape; NaN stays NaN.
 
         Else `reconstruct(assign(weights))`.
+
+        Args:
+            weights: Any shape, floating dtype, on any device.
+            out: Where to put the result, a tensor of the shape and device of `weights`; autograd
+                does not see it change.
         """
-        weights = weights.detach().float()
-        if (
-            weights.device.type == "cpu"
-            and self.num_levels > 2
-            and self.levels.device.type == "cpu"
-        ):
-            return cpu.quantize(weights, self.thresholds, self.levels)  # the same, in one pass
-        return self.reconstruct(self.assign(weights)).where(weights == weights, weights)
+        source = weights.detach().float()
+        if source.is_cpu and self.levels.is_cpu and self.num_levels <= MAX_COMPARED:
+            source, found = source.contiguous(), out
+            if (
+                found is None
+                or found.dtype != torch.float32
+                or not found.is_contiguous()
+                or found.data_ptr() == source.data_ptr()
+            ):
+                found = torch.empty_like(source)
+            cpu.quantize(source, self.thresholds, self.levels, found)  # the same, in one pass
+        else:
+            found = self.reconstruct(self.assign(source)).where(source == source, source)
+        return found if out is None or found is out else out.data.copy_(found)
 
     def to(self, device: torch.device | str) -> Codebook:
         """The same codebook on another device."""

@@ -314,3 +314,33 @@ def test_without_a_compiler_it_is_the_plain_version():
     )
     assert done.returncode == 0, done.stderr
     assert abs(float(done.stdout) - scipy_entropy([0.75, 0.25], base=2)) < 1e-6
+
+
+def test_warm_up_leaves_nothing_to_compile():
+    program = """
+import torch
+from hemp_lightning.entropy import entropy_and_gradients, warm_up
+from hemp_lightning.kernels import cpu_loops
+from hemp_lightning.kernels.layout import Layout
+
+def compiled():
+    return sum(len(getattr(f, "signatures", ())) for f in vars(cpu_loops).values())
+
+warm_up(4)
+before = compiled()
+weights, kinds = torch.randn(1001), []
+for num_levels in (3, 9, 200):
+    levels = torch.linspace(-1, 1, num_levels)
+    kinds.append(Layout.of([1001], [levels], 4, False).kind())
+    entropy_and_gradients([weights], [levels], 4)
+print(*kinds, before > 0, compiled() - before)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["dense", "slabs", "sparse", "True", "0"], done.stderr

@@ -30,7 +30,7 @@ def test_assign_by_hand():
     assert codebook.quantize(weights).tolist() == [[-1.0, 0.0, -1.0], [0.5, 0.0, 0.5]]
 
 
-@pytest.mark.parametrize("num_levels", [1, 2, 3, 16, 300])
+@pytest.mark.parametrize("num_levels", [1, 2, 3, 16, 256, 257])
 def test_quantize_is_the_level_numpy_finds(num_levels):
     weights = torch.randn(100_000, generator=torch.Generator().manual_seed(1)).view(100, 10, 100)
     levels = np.sort(np.random.default_rng(num_levels).normal(size=num_levels)).astype(np.float32)
@@ -39,6 +39,22 @@ def test_quantize_is_the_level_numpy_finds(num_levels):
     cells = np.searchsorted(codebook.thresholds.numpy(), weights.numpy(), side="right")
     assert np.array_equal(codebook.quantize(weights).numpy(), levels[cells])
     assert np.array_equal(codebook.assign(weights).numpy(), cells)
+
+
+@pytest.mark.parametrize("num_levels", [7, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_quantize_into_a_tensor(num_levels, dtype):
+    levels = np.linspace(-2, 2, num_levels).astype(np.float32)
+    codebook = Codebook(torch.from_numpy(levels))
+    weights = torch.randn(40, 30, generator=torch.Generator().manual_seed(2)).to(dtype)
+    weights[3, 4] = float("nan")
+    cells = np.searchsorted(codebook.thresholds.numpy(), weights.float().numpy(), side="right")
+    expected = torch.from_numpy(levels[cells.clip(0, num_levels - 1)]).to(dtype)
+    expected[3, 4] = float("nan")
+    for out in (torch.zeros_like(weights), torch.zeros(30, 40, dtype=dtype).T, weights):
+        found = codebook.quantize(weights, out=out)  # the last of them in place
+        assert found.data_ptr() == out.data_ptr() and found.shape == out.shape
+        torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_quantize_with_merged_thresholds():

@@ -10,7 +10,7 @@ number of threads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -22,7 +22,7 @@ from numba import config
 from torch import Tensor
 
 from hemp_lightning.kernels import cpu_loops as loops
-from hemp_lightning.kernels.layout import Layout
+from hemp_lightning.kernels.layout import UNROLLED_ORDER, Layout
 from hemp_lightning.kernels.ordering import BucketedWeights
 
 IS_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
@@ -33,75 +33,68 @@ PART = 1 << 15  # fewest tuples worth a partial table of their own
 MAX_PARTS = 8
 
 
-def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor) -> Tensor:
-    """Levels that stand for weights: `levels[bucketize(weights, thresholds, right=True)]`.
+def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor, out: Tensor) -> None:
+    """Fill `out` with `levels[bucketize(weights, thresholds, right=True)]`.
 
     Args:
-        weights: float32, any shape, on the CPU; NaN stays NaN.
-        thresholds: float32 `(num_levels - 1,)`, ascending, at least 2.
+        weights: float32, any shape, contiguous, on the CPU; NaN stays NaN.
+        thresholds: float32 `(num_levels - 1,)`, ascending.
         levels: float32 `(num_levels,)`.
-
-    Returns:
-        float32, of the shape of `weights`.
+        out: float32, of the shape of `weights`, contiguous.
     """
-    flat = weights.contiguous().view(-1).numpy()
-    buckets = np.zeros(BUCKETS + 1, np.uint16)
-    borders = thresholds.numpy()
-    if borders[-1] > borders[0]:
-        loops.fill_buckets(borders, buckets)
-    out = torch.empty_like(weights, memory_format=torch.contiguous_format)
-    target = out.view(-1).numpy()
-    bounds = np.linspace(0, len(flat), torch.get_num_threads() + 1).astype(int)
+    source, target = (tensor.detach().view(-1).numpy() for tensor in (weights, out))
+    borders, values = thresholds.numpy(), levels.numpy()
+    bounds = np.linspace(0, len(source), torch.get_num_threads() + 1).astype(int)
 
     def run(job: tuple[int, int, int, int]) -> None:
         _, begin, end, _ = job
-        loops.quantize(flat[begin:end], borders, levels.numpy(), buckets, target[begin:end])
+        loops.quantize(source[begin:end], borders, values, target[begin:end])
 
     _run(run, [[(0, int(a), int(b), 0)] for a, b in pairwise(bounds)])
-    return out
 
 
-def bits_and_gradient(
-    flat: Tensor, layout: Layout, with_gradient: bool, scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def bits_and_gradients(
+    weights: Sequence[Tensor], layout: Layout, with_gradients: bool, scale: float = 1.0
+) -> tuple[Tensor, list[Tensor]]:
     """Bits of all tuples, left-over weights among them, and their gradient.
 
     Args:
-        flat: Weights, float32 or float64 `(num_weights,)`, contiguous, on the CPU.
-        layout: Where the tensors lie in `flat`.
-        with_gradient: If False the gradient comes back empty.
-        scale: Factor of the gradient, here and not in a pass of its own.
+        weights: Those of each segment, float32 or float64 `(size,)`, contiguous, on the CPU.
+        layout: Their tuples and tables.
+        with_gradients: If False no gradients come back.
+        scale: Factor of the gradients, here and not in a pass of its own.
 
     Returns:
-        Bits, float64 scalar; gradient, dtype of `flat`, `(num_weights,)`.
-        The gradient is computed in the dtype of `flat`: float32 logarithms of up to 30 bits hold it
-        to about 1e-6 bits.
+        Bits, float64 scalar; a gradient of each segment, of its dtype, `(size,)`.
+        It is computed in that dtype: float32 logarithms of up to 30 bits hold it to about 1e-6
+        bits.
     """
-    problem = _Problem(flat.numpy(), layout, scale)
+    problem = _Problem([tensor.numpy() for tensor in weights], layout, scale)
     passes = {"dense": problem.dense, "slabs": problem.slabs, "sparse": problem.sparse}
-    bits = passes[layout.kind()](with_gradient) + problem.left_over(with_gradient)
-    gradient = problem.fractions if with_gradient else problem.fractions[:0]
-    return torch.tensor(bits, dtype=torch.float64), torch.from_numpy(gradient)
+    bits = passes[layout.kind()](with_gradients) + problem.left_over(with_gradients)
+    found = [torch.from_numpy(part) for part in problem.fractions] if with_gradients else []
+    return torch.tensor(bits, dtype=torch.float64), found
 
 
 class _Problem:
-    """One evaluation: the arrays that its passes share."""
+    """One evaluation: the arrays that its passes share, an entry per segment."""
 
-    def __init__(self, weights: np.ndarray, layout: Layout, scale: float) -> None:
+    def __init__(self, weights: list[np.ndarray], layout: Layout, scale: float) -> None:
         self.weights = weights
         self.layout = layout
         few = max(layout.table_levels) <= 256
-        self.cells = np.empty(len(weights), np.uint8 if few else np.uint16)
+        self.cells = [np.empty(len(part), np.uint8 if few else np.uint16) for part in weights]
         # The place of each weight in its cell, and in the last pass its gradient instead.
-        self.fractions = np.empty_like(weights)
+        self.fractions = [np.empty_like(part) for part in weights]
+        self.dtype = weights[0].dtype
         self.totals = layout.table_tuples()
         self.levels, self.above, self.inverses, self.scaled, self.buckets = [], [], [], [], []
-        infinity = weights.dtype.type(np.inf)
+        infinity = self.dtype.type(np.inf)
         for entry in layout.levels:
-            levels = entry.numpy().astype(weights.dtype)
+            levels = entry.numpy().astype(self.dtype)
             gaps = np.diff(levels)
             self.inverses.append(1 / gaps if len(gaps) else np.zeros_like(levels))
-            self.scaled.append(self.inverses[-1] * weights.dtype.type(scale))
+            self.scaled.append(self.inverses[-1] * self.dtype.type(scale))
             if len(levels) == 1:  # a cell that no weight leaves: its inverse gap is 0
                 levels = np.append(levels, levels + max(1, abs(levels[0])))
             self.levels.append(levels)
@@ -115,10 +108,9 @@ class _Problem:
             for steps, count in zip(self.steps, layout.table_levels, strict=True)
         ]
 
-    def view(self, array: np.ndarray, segment: int) -> np.ndarray:
+    def view(self, arrays: list[np.ndarray], segment: int) -> np.ndarray:
         """The whole tuples of a segment."""
-        start = self.layout.starts[segment]
-        return array[start : start + self.layout.tuples[segment] * self.layout.order]
+        return arrays[segment][: self.layout.tuples[segment] * self.layout.order]
 
     def dense(self, with_gradient: bool) -> float:
         """Tables with a place for every cell."""
@@ -179,7 +171,7 @@ class _Problem:
         bits = 0.0
         logs = []
         for table, count in enumerate(cells):
-            logs.append(np.empty(count, self.weights.dtype))
+            logs.append(np.empty(count, self.dtype))
             mass = sums[starts[table] : starts[table + 1]]
             bits -= loops.finish(mass, parts[table], count, logs[table])
             bits += _total(self.totals[table])
@@ -202,20 +194,19 @@ class _Problem:
     def left_over(self, with_gradient: bool) -> float:
         """Weights that fill no tuple, counted one by one in tables of their own."""
         layout = self.layout
-        ends = [*layout.starts[1:], len(self.weights)]
         parts = []
         totals = [0] * len(layout.table_levels)
-        for segment, end in enumerate(ends):
-            begin = layout.starts[segment] + layout.tuples[segment] * layout.order
+        for segment, table in enumerate(layout.tables):
+            begin, end = layout.tuples[segment] * layout.order, len(self.weights[segment])
             if begin < end:
-                parts.append((segment, layout.tables[segment], slice(begin, end)))
-                totals[layout.tables[segment]] += end - begin
+                parts.append((segment, table, slice(begin, end)))
+                totals[table] += end - begin
         tables = {table: np.zeros(layout.table_levels[table]) for _, table, _ in parts}
         for segment, table, these in parts:
             loops.accumulate(
-                self.weights[these],
-                self.cells[these],
-                self.fractions[these],
+                self.weights[segment][these],
+                self.cells[segment][these],
+                self.fractions[segment][these],
                 0,
                 these.stop - these.start,
                 self.levels[segment],
@@ -229,12 +220,12 @@ class _Problem:
         bits = 0.0
         logs = {}
         for table, masses in tables.items():
-            logs[table] = np.empty(len(masses), self.weights.dtype)
+            logs[table] = np.empty(len(masses), self.dtype)
             bits += _total(totals[table]) - loops.finish(masses, 1, len(masses), logs[table])
         for segment, table, these in parts if with_gradient else []:
             loops.gradient(
-                self.cells[these],
-                self.fractions[these],
+                self.cells[segment][these],
+                self.fractions[segment][these],
                 0,
                 these.stop - these.start,
                 self.scaled[segment],
@@ -266,31 +257,36 @@ class _Problem:
         layout, order = self.layout, self.layout.order
         segments = [s for s, t in enumerate(layout.tables) if t == table]
         num_levels = layout.table_levels[table]
-        pairs = np.zeros(num_levels**2, np.int64)
         for segment in segments:
             self.locate(segment)
-            loops.count_first(self.view(self.cells, segment), order, num_levels, pairs)
+        cells, fractions = (
+            _joined([self.view(arrays, segment) for segment in segments])
+            for arrays in (self.cells, self.fractions)
+        )
+        pairs = np.zeros(num_levels**2, np.int64)
+        loops.count_first(cells, order, num_levels, pairs)
         ends = np.cumsum(pairs)
-        heads = ends - pairs
         listed = np.empty(ends[-1], np.int64)
-        for segment in segments:
-            cells = self.view(self.cells, segment)
-            loops.list_first(cells, order, num_levels, layout.starts[segment], heads, listed)
+        loops.list_first(cells, order, num_levels, ends - pairs, listed)
         size = num_levels**order // num_levels
+        bounds = np.cumsum([0, *(layout.tuples[segment] * order for segment in segments)])
         bits = loops.slabs(
             listed,
-            np.cumsum(pairs).reshape(num_levels, num_levels),
-            self.cells,
-            self.fractions,
+            ends.reshape(num_levels, num_levels),
+            cells,
+            fractions,
             (0, *self.steps[table][1:]),
             tuple((ring, *self.steps[table][1:]) for ring in (size, -size)),
             np.zeros(2 * size),
-            np.zeros(2 * size, self.weights.dtype),
+            np.zeros(2 * size, self.dtype),
             np.concatenate([self.scaled[segment] for segment in segments]),
             np.cumsum([0, *(len(self.scaled[segment]) for segment in segments)]),
-            np.array([layout.starts[s] for s in segments] + [len(self.weights)]),
+            bounds,
             with_gradient,
         )
+        if len(segments) > 1 and with_gradient:
+            for segment, begin, end in zip(segments, bounds[:-1], bounds[1:], strict=True):
+                self.view(self.fractions, segment)[:] = fractions[begin:end]
         return _total(self.totals[table]) - bits
 
     def sparse(self, with_gradient: bool) -> float:
@@ -336,13 +332,23 @@ class _Problem:
 
 def warm_up(order: int, dtype: torch.dtype = torch.float32) -> None:
     """Compile the passes for `order` (or load them from numba's cache) before they are needed."""
-    flat = torch.linspace(-1, 1, 4 * order + 1, dtype=dtype)
+    weights = torch.linspace(-1, 1, 4 * order + 1, dtype=dtype)
     levels = torch.tensor([-1.0, 0.0, 1.0], dtype=dtype)
+    layout = Layout.of([len(weights)], [levels], order, False)
+    problem = _Problem([weights.numpy()], layout, 1.0)
+    if IS_COMPILED and order <= UNROLLED_ORDER:
+        problem.dense(True)
+        problem.slabs(True)
     if IS_COMPILED:
-        bits_and_gradient(flat, Layout.of([len(flat)], [levels], order, False), True)
-    quantize(flat.float(), torch.tensor([-0.5, 0.5]), levels.float())
-    BucketedWeights(flat.float()).sums_up_to(np.array([order]))
-    BucketedWeights(flat.float()).borders(np.zeros(1, np.float32))
+        problem.sparse(True)
+        problem.left_over(True)
+    quantize(weights.float(), torch.tensor([-0.5, 0.5]), levels.float(), weights.float().clone())
+    BucketedWeights(weights.float()).sums_up_to(np.array([order]))
+    BucketedWeights(weights.float()).borders(np.zeros(1, np.float32))
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _total(tuples: int) -> float:
