@@ -175,7 +175,8 @@ def new_network(config: DictConfig, datamodule: Any, start: bool = False) -> nn.
     )
     if start and model.checkpoint is not None:
         load_checkpoint(network, model.checkpoint)
-    return network
+    layout = torch.channels_last if config.channels_last else torch.preserve_format
+    return network.to(memory_format=layout)
 
 
 def execute(experiment: Experiment) -> dict[str, Any]:

@@ -14,11 +14,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 
 from hemp_lightning import load, load_into
 from hemp_lightning.classifier import accuracy
 from hemp_lightning.command import USER_ERRORS, one_line
 from hemp_lightning.datasets import Digits
+from hemp_lightning.experiment import new_network
 from hemp_lightning.models import build
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +119,23 @@ def test_baselines_end_to_end(tmp_path: Path, method: str) -> None:
     assert found["method"] == {"none": "lloyd_max"}.get(method, method)
     assert found["file_bytes"] == (tmp_path / "a" / "model.hemp").stat().st_size
     assert 0.0 <= found["accuracy"] <= 1.0
+
+
+def test_channels_last_is_where_the_network_lies_and_no_more(tmp_path: Path) -> None:
+    settings = ["trainer=debug", "hydra.runtime.output_dir=."]
+    found = {}
+    for last in (False, True):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose("config", [*settings, f"channels_last={last}"])
+        data = instantiate(config.dataset)
+        data.setup("fit")
+        torch.manual_seed(0)
+        found[last] = new_network(config, data)
+    weights = {last: network.state_dict() for last, network in found.items()}
+    assert all(torch.equal(weights[True][key], weights[False][key]) for key in weights[True])
+    lies = [w.is_contiguous(memory_format=torch.channels_last) for w in weights[True].values()]
+    assert sum(w.ndim == 4 for w in weights[True].values()) == sum(lies) > 0
+    assert in_process(tmp_path / "run", "channels_last=true")["file_bytes"] > 0
 
 
 @pytest.mark.parametrize("order", [1, 3, 4])
