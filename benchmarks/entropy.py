@@ -8,11 +8,11 @@ Every time is the least of several, in turn with the yardstick it is divided by.
 from __future__ import annotations
 
 import argparse
-import collections.abc
 import logging
 import platform
 import time
 import warnings
+from collections.abc import Callable
 from datetime import date
 from functools import partial
 
@@ -28,7 +28,7 @@ from hemp_lightning.models import build
 from hemp_lightning.quantizers import LloydMaxQuantizer
 
 
-def timed(actions: list[collections.abc.Callable[[], object]], rounds: int) -> list[float]:
+def timed(actions: list[Callable[[], object]], rounds: int) -> list[float]:
     """Least seconds of each action, the actions taken in turn."""
     best = [float("inf")] * len(actions)
     for action in actions:
@@ -111,12 +111,14 @@ class StepTimer(Callback):
         self.stamps.append(time.perf_counter())
 
 
-def median_step(name: str, channels: int, size: int, steps: int, with_callback: bool) -> float:
+def median_step(
+    name: str, channels: int, size: int, steps: int, callback: HEMPCallback | None
+) -> float:
     """Median seconds of a training step with a batch of 128."""
     images = torch.randn(128 * steps, channels, size, size)
     data = TensorDataset(images, torch.randint(0, 10, (len(images),)))
     timer = StepTimer()
-    callbacks = [timer, HEMPCallback(order=3, num_levels=16)] if with_callback else [timer]
+    callbacks = [timer, callback] if callback else [timer]
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -141,7 +143,11 @@ def step_table(networks: list[str]) -> None:
         channels, size, steps = (1, 28, 60) if name.startswith("lenet") else (3, 32, 24)
         steps = steps if name in ("lenet5", "resnet20") else 8
         pairs = [
-            [median_step(name, channels, size, steps, on) for on in (False, True)] for _ in range(5)
+            [
+                median_step(name, channels, size, steps, callback)
+                for callback in (None, HEMPCallback(order=3, num_levels=16))
+            ]
+            for _ in range(5)
         ]
         ratios = sorted(with_callback / without for without, with_callback in pairs)
         without, with_callback = (sorted(column)[2] for column in zip(*pairs, strict=True))
@@ -150,6 +156,37 @@ def step_table(networks: list[str]) -> None:
             f"| {', '.join(f'{ratio:.2f}' for ratio in ratios)} |",
             flush=True,
         )
+
+
+class Profiled(HEMPCallback):
+    """The callback with a clock around its parts."""
+
+    PARTS = ("_quantize", "_restore", "_add_terms")
+
+    def __init__(self) -> None:
+        super().__init__(order=3, num_levels=16)
+        self.seconds: dict[str, list[float]] = {part: [] for part in self.PARTS}
+        for part in self.PARTS:
+            setattr(self, part, partial(self._clocked, part, getattr(self, part)))
+
+    def _clocked(self, part: str, method: Callable[..., None], *args: object) -> None:
+        if part == "_add_terms" or self._stands_in == (part == "_restore"):  # it has work to do
+            start = time.perf_counter()
+            method(*args)
+            self.seconds[part].append(time.perf_counter() - start)
+
+
+def profile_table(networks: list[str]) -> None:
+    """Where the callback's time goes within a training step."""
+    print("\n## Parts of the callback, ms a step (median)\n")
+    print("| network | quantized weights in | real weights back | both terms |")
+    print("|---|---|---|---|")
+    for name in networks:
+        channels, size = (1, 28) if name.startswith("lenet") else (3, 32)
+        callback = Profiled()
+        median_step(name, channels, size, 8, callback)
+        medians = [1e3 * float(torch.tensor(s[2:]).median()) for s in callback.seconds.values()]
+        print(f"| {name} | " + " | ".join(f"{ms:.2f}" for ms in medians) + " |", flush=True)
 
 
 def main() -> None:
@@ -173,6 +210,7 @@ def main() -> None:
     if "quantizers" not in args.skip:
         quantizer_table()
     step_table(args.networks)
+    profile_table(args.networks)
 
 
 if __name__ == "__main__":
