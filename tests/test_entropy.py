@@ -20,8 +20,17 @@ from hemp_lightning.entropy import (
 )
 from hemp_lightning.scans import SCANS
 
-BACKENDS = ["torch", "compiled"]
+BACKENDS = ["torch", "compiled", "interpreted"]
 UNEVEN = torch.tensor([-1.3, -0.4, 0.0, 0.15, 1.1], dtype=torch.float64)
+
+
+@pytest.fixture
+def backend(request):
+    """One of `BACKENDS`; the compiled loops as plain Python are one of their own."""
+    if request.param == "interpreted":
+        request.getfixturevalue("plain_loops")
+        return "compiled"
+    return request.param
 
 
 def brute_force_bits(tensors: list[np.ndarray], levels: list[np.ndarray], order: int) -> float:
@@ -63,7 +72,7 @@ def some_weights(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("count", [1, 3, 24, 47])
 def test_value_equals_brute_force(backend, order, count):
@@ -74,7 +83,7 @@ def test_value_equals_brute_force(backend, order, count):
     assert abs(found.item() - expected) < 1e-10
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_gradient_equals_finite_differences(backend, order):
     weights = some_weights(23)
@@ -90,7 +99,7 @@ def test_gradient_equals_finite_differences(backend, order):
     assert outside.any() and (gradient[outside] == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_autograd_returns_the_closed_form(backend):
     weights = some_weights(23).requires_grad_()
     (3 * soft_entropy(weights, UNEVEN, 2, backend=backend)).backward()
@@ -98,7 +107,7 @@ def test_autograd_returns_the_closed_form(backend):
     assert torch.equal(weights.grad, 3 * gradient)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_on_levels_it_is_the_counted_entropy(backend, order):
     indices = torch.from_numpy(np.random.default_rng(1).choice(5, 50, p=[0.1, 0.1, 0.5, 0.2, 0.1]))
@@ -114,7 +123,7 @@ def test_on_levels_it_is_the_counted_entropy(backend, order):
     assert abs(soft.item() - hard) < 1e-12
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_gradient_on_levels_is_finite_and_pulls_nowhere_empty(backend):
     weights = UNEVEN[[2, 2, 2, 2]]  # all at 0, the cell above is empty
     _, (gradient,) = entropy_and_gradients([weights], [UNEVEN], 1, backend=backend)
@@ -123,7 +132,7 @@ def test_gradient_on_levels_is_finite_and_pulls_nowhere_empty(backend):
     torch.testing.assert_close(gradient, torch.full((4,), expected, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_pooled_table(backend, order):
     tensors = [some_weights(count, seed=count) for count in (17, 1, 30)]
@@ -167,7 +176,7 @@ def test_the_same_on_any_number_of_threads(order):
         assert torch.equal(rate, results[0][0]) and torch.equal(gradient, results[0][1][0])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("scan", SCANS)
 def test_scan_orders(backend, scan):
     weights = some_weights(4 * 3 * 2 * 2).view(4, 3, 2, 2)
@@ -188,12 +197,35 @@ def test_scan_orders(backend, scan):
     assert abs(gradient[2, 1, 0, 1] - (up - down) / 2e-6) < 1e-6
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_a_table_too_large_to_be_dense(backend):
     levels = torch.linspace(-3, 3, 256, dtype=torch.float64)  # 256^4 cells
     indices = torch.randint(0, 256, (400,), generator=torch.Generator().manual_seed(0))
     soft = soft_entropy(levels[indices], levels, 4, backend=backend)
     assert abs(soft.item() - index_entropy(indices, 256, 4)) < 1e-12
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
+@pytest.mark.parametrize(
+    ("num_levels", "order", "count"),
+    [(17, 3, 200), (100, 2, 300), (3000, 2, 2001), (2, 9, 50), (9, 5, 300)],
+)
+def test_tables_by_slabs_and_of_cells_in_use(backend, num_levels, order, count):
+    """Each kind of table, growing too, against the plain version: value and gradient."""
+    generator = torch.Generator().manual_seed(order)
+    tensors = [torch.randn(n, generator=generator, dtype=torch.float64) for n in (count, 7)]
+    levels = [torch.linspace(-2, 2, n, dtype=torch.float64) for n in (num_levels, num_levels - 1)]
+    tensors[0][::5] = levels[0][num_levels // 2]
+    for scope in ("tensor", "network"):
+        plain = entropy_and_gradients(tensors, levels, order, scope=scope, backend="torch")
+        found = entropy_and_gradients(tensors, levels, order, scope=scope, backend=backend)
+        assert abs(found[0] - plain[0]) < 1e-10
+        for a, b in zip(found[1], plain[1], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * b.abs().max())
+        none = entropy_and_gradients(
+            tensors, levels, order, scope=scope, backend=backend, with_gradients=False
+        )
+        assert none[0] == found[0] and none[1] == []
 
 
 def test_half_precision_weights_are_computed_in_float32():
@@ -205,7 +237,7 @@ def test_half_precision_weights_are_computed_in_float32():
     assert rate == exact.bfloat16()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 def test_degenerate_tensors(backend):
     single = torch.tensor([0.5])
     for weights in (torch.zeros(0), torch.zeros(5), torch.tensor(3.0)):

@@ -26,7 +26,7 @@ from hemp_lightning.kernels.layout import UNROLLED_ORDER, Layout
 from hemp_lightning.kernels.ordering import BucketedWeights
 
 IS_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
-"""False under `NUMBA_DISABLE_JIT=1`, which the unrolled loops cannot do without."""
+"""False under `NUMBA_DISABLE_JIT=1`, where the loops run as plain Python and torch is faster."""
 
 BUCKETS = 2048
 PART = 1 << 15  # fewest tuples worth a partial table of their own

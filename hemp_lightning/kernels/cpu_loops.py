@@ -284,15 +284,16 @@ def search(values, starts, keys, thresholds, found):  # type: ignore[no-untyped-
 # the Python tuples that they take, so that loops over corners are unrolled and what they work on
 # stays in registers. `places` (floats), `steps` and `strides` (int64) have an entry per weight:
 # `steps` leads from cell to cell for a weight one cell further up, `strides` to the upper corner.
+# As plain Python, uncompiled, each makes the function for its length and calls it.
 
 
 def _add(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
     """Add the corner products of a tuple of weights to a table."""
-    raise NotImplementedError("compiled only")
+    return _make_add(table, cell, product, places, strides)(table, cell, product, places, strides)
 
 
 @_unrolled(_add)
-def _(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
+def _make_add(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
     if not len(places):
 
         def add_one(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
@@ -310,11 +311,11 @@ def _(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
 
 def _contract(table, cell, places, strides):  # type: ignore[no-untyped-def]
     """The mean of a table over the corners of a tuple of weights, and its slope along each."""
-    raise NotImplementedError("compiled only")
+    return _make_contract(table, cell, places, strides)(table, cell, places, strides)
 
 
 @_unrolled(_contract)
-def _(table, cell, places, strides):  # type: ignore[no-untyped-def]
+def _make_contract(table, cell, places, strides):  # type: ignore[no-untyped-def]
     if not len(places):
         return lambda table, cell, places, strides: (table[np.uint64(cell)],)
 
@@ -330,11 +331,11 @@ def _(table, cell, places, strides):  # type: ignore[no-untyped-def]
 
 def _mix(low, high, place):  # type: ignore[no-untyped-def]
     """The point between two tuples of numbers."""
-    raise NotImplementedError("compiled only")
+    return _make_mix(low, high, place)(low, high, place)
 
 
 @_unrolled(_mix)
-def _(low, high, place):  # type: ignore[no-untyped-def]
+def _make_mix(low, high, place):  # type: ignore[no-untyped-def]
     if not len(low):
         return lambda low, high, place: ()
 
@@ -347,11 +348,11 @@ def _(low, high, place):  # type: ignore[no-untyped-def]
 
 def _cell_of(cells, first, steps):  # type: ignore[no-untyped-def]
     """Lowest cell of the tuple of weights that begins at `first`."""
-    raise NotImplementedError("compiled only")
+    return _make_cell_of(cells, first, steps)(cells, first, steps)
 
 
 @_unrolled(_cell_of)
-def _(cells, first, steps):  # type: ignore[no-untyped-def]
+def _make_cell_of(cells, first, steps):  # type: ignore[no-untyped-def]
     if not len(steps):
         return lambda cells, first, steps: np.int64(0)
 
@@ -364,11 +365,11 @@ def _(cells, first, steps):  # type: ignore[no-untyped-def]
 
 def _places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
     """Places of the weights of a tuple between their levels, from 0 to 1."""
-    raise NotImplementedError("compiled only")
+    return _make_places_of(fractions, first, steps)(fractions, first, steps)
 
 
 @_unrolled(_places_of)
-def _(fractions, first, steps):  # type: ignore[no-untyped-def]
+def _make_places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
     if not len(steps):
         return lambda fractions, first, steps: ()
 
@@ -384,11 +385,13 @@ def _(fractions, first, steps):  # type: ignore[no-untyped-def]
 
 def _write(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
     """Replace the fractions of a tuple by its gradient."""
-    raise NotImplementedError("compiled only")
+    return _make_write(cells, fractions, first, inverse, slopes)(
+        cells, fractions, first, inverse, slopes
+    )
 
 
 @_unrolled(_write)
-def _(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
+def _make_write(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
     if not len(slopes):
         return lambda cells, fractions, first, inverse, slopes: None
 
