@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -34,6 +35,7 @@ _SCALE_ONE = 24_576
 _MAX_SCALE = 15
 _MAX_UNARY = 40  # largest magnitude that may be coded in unary
 _SPARSE = 0.1  # mean magnitude
+_PIECE = 2**18  # indices
 _SMALL = 4096  # up to this size a choice is made by trying
 _NO_BYTES = np.zeros(0, np.uint8)
 _NO_FLOATS = np.zeros(0, np.float64)
@@ -100,26 +102,21 @@ class ContextCoder:
         """Indices of that shape. See `Coder.decode`."""
         if is_trivial(shape, num_levels):
             return trivial_indices(data, shape, num_levels)
-        buffer = np.array(bytearray(data), np.uint8)
+        buffer = np.frombuffer(bytearray(data), np.uint8)  # which the loops may write to
         state = coding.start_decoder(buffer)
         options = _code_options(coding.DECODE, state, buffer, num_levels, len(shape), _Options())
         if options.flags and not self._has_flags:
             raise HempFileError(None, 0, "no flags of silent rows", "flags")
+        indices = np.zeros(shape, index_dtype(num_levels))
         if options.plain:
-            values = np.zeros(math.prod(shape), np.int32)
-            coding.code_uniform(coding.DECODE, state, buffer, values, num_levels)
-            indices = values.astype(index_dtype(num_levels)).reshape(shape)
+            _code_plain(coding.DECODE, state, buffer, indices.reshape(-1), num_levels)
         else:
             axes = scan_axes(options.scan, len(shape))
-            dims = _dims(tuple(shape[axis] for axis in axes))
-            values = np.zeros(math.prod(shape), np.int32)
-            self._code(
-                coding.DECODE, state, buffer, values, _NO_FLOATS, _NO_FLOATS,
-                dims, _model(options, num_levels),
-            )  # fmt: skip
-            indices = _from_differences(values, options, num_levels)
-            indices = indices.reshape([shape[axis] for axis in axes])
-            indices = indices.transpose(np.argsort(axes)).copy()
+            turned = indices.transpose(axes)
+            dims, model = _dims(turned.shape), _model(options, num_levels)
+            values = _no_values(dims, model)
+            self._code(coding.DECODE, state, buffer, values, _NO_FLOATS, _NO_FLOATS, dims, model)
+            turned[...] = _indices(values, dims, model).reshape(turned.shape)
         if len(data) > int(state[2]):
             raise HempFileError(
                 None, int(state[2]), "the end of the payload", f"{len(data) - int(state[2])} bytes"
@@ -149,11 +146,11 @@ class ContextCoder:
         options = _choose(indices, num_levels, self._code, self._has_flags)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
+        dims, model = _dims(turned.shape), _model(options, num_levels)
         cost = np.zeros(indices.size)
         self._code(
-            coding.MEASURE, coding.start_encoder(), _NO_BYTES,
-            _differences(turned, options, num_levels), cost, _log2_table(),
-            _dims(turned.shape), _model(options, num_levels),
+            coding.MEASURE, coding.start_encoder(), _NO_BYTES, _values(turned, dims, model), cost,
+            _log2_table(), dims, model,
         )  # fmt: skip
         return cost.reshape(turned.shape).transpose(np.argsort(axes))
 
@@ -188,11 +185,11 @@ class ContextCoder:
         options = replace(options, binary=False)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
+        dims, model = _dims(turned.shape), _model(options, num_levels)
         lengths = np.zeros(indices.size * num_levels)
         code_indices(
-            coding.LENGTHS, coding.start_encoder(), _NO_BYTES,
-            _differences(turned, options, num_levels), lengths, _log2_table(),
-            _dims(turned.shape), _model(options, num_levels),
+            coding.LENGTHS, coding.start_encoder(), _NO_BYTES, _values(turned, dims, model),
+            lengths, _log2_table(), dims, model,
         )  # fmt: skip
         lengths = lengths.reshape(*turned.shape, num_levels)
         back = lengths.transpose(*np.argsort(axes), indices.ndim)
@@ -207,12 +204,13 @@ def warm_up() -> None:
     """Compile the loops, or load them from numba's cache, so that no timing counts it."""
     from hemp_lightning.coding.context_fast import FastCoder
 
-    indices = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    for coder in (ContextCoder(), FastCoder()):
-        coder.encode(indices, 6)
-        coder.rate(indices, 6)
+    for coder, num_levels in product((ContextCoder(), FastCoder()), (6, 257)):
+        indices = np.arange(6, dtype=index_dtype(num_levels)).reshape(2, 3)
+        coder.encode(indices, num_levels)
+        coder.rate(indices, num_levels)
         for options in (_Options(), _Options(plain=True)):  # `encode` would choose one of them
-            coder.decode(_encode(indices, 6, options, coder._code), indices.shape, 6)
+            data = _encode(indices, num_levels, options, coder._code)
+            coder.decode(data, indices.shape, num_levels)
 
 
 def _log2_table() -> np.ndarray:
@@ -233,23 +231,48 @@ def _model(options: _Options, num_levels: int) -> np.ndarray:
     return np.array([below, above, *flags, options.scale], np.int64)
 
 
-def _differences(indices: np.ndarray, options: _Options, num_levels: int) -> np.ndarray:
-    values = np.ascontiguousarray(indices).reshape(-1).astype(np.int32)
-    if options.half:
-        values -= num_levels // 2
-        values += values >= 0
-    else:
-        values -= options.centre
+def _border(dims: np.ndarray) -> int:
+    """How far back the contexts of a weight reach, and a little more."""
+    _, mid, inner, last = (int(entry) for entry in dims)
+    return 2 * mid * inner + last + 8
+
+
+def _no_values(dims: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """What the loops decode into; see `context_kernel.code_indices`."""
+    below, above = int(model[0]), int(model[1])
+    size = _border(dims) + math.prod(dims.tolist()[:3])
+    return np.full(size, below, np.min_scalar_type(below + above))
+
+
+def _values(turned: np.ndarray, dims: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """What the loops encode, of indices in scan order."""
+    values = _no_values(dims, model)
+    own = values[_border(dims) :].reshape(turned.shape)
+    own[...] = turned
+    if model[2]:  # half: there is no difference 0
+        own += turned >= model[0]
     return values
 
 
-def _from_differences(values: np.ndarray, options: _Options, num_levels: int) -> np.ndarray:
-    if options.half:
-        values -= values > 0
-        values += num_levels // 2
-    else:
-        values += options.centre
-    return values.astype(index_dtype(num_levels))
+def _indices(values: np.ndarray, dims: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """Indices in scan order of what the loops decoded, which is overwritten."""
+    own = values[_border(dims) :]
+    if model[2]:
+        own -= own > model[0]
+    return own
+
+
+def _code_plain(
+    mode: int, state: np.ndarray, buffer: np.ndarray, values: np.ndarray, num_levels: int
+) -> bool:
+    """`code_uniform` in pieces, whose indices take four bytes each."""
+    for start in range(0, len(values), _PIECE):
+        piece = values[start : start + _PIECE].astype(np.int32)
+        if not coding.code_uniform(mode, state, buffer, piece, num_levels):
+            return False
+        if mode == coding.DECODE:
+            values[start : start + _PIECE] = piece
+    return True
 
 
 def _encode(
@@ -265,13 +288,11 @@ def _encode(
         state = coding.start_encoder()
         _code_options(coding.ENCODE, state, buffer, num_levels, indices.ndim, options)
         if options.plain:
-            values = indices.reshape(-1).astype(np.int32)
-            fits = coding.code_uniform(coding.ENCODE, state, buffer, values, num_levels)
+            fits = _code_plain(coding.ENCODE, state, buffer, indices.reshape(-1), num_levels)
         else:
-            fits = code(
-                coding.ENCODE, state, buffer, _differences(turned, options, num_levels),
-                _NO_FLOATS, _NO_FLOATS, _dims(turned.shape), _model(options, num_levels),
-            )  # fmt: skip
+            dims, model = _dims(turned.shape), _model(options, num_levels)
+            values = _values(turned, dims, model)
+            fits = code(coding.ENCODE, state, buffer, values, _NO_FLOATS, _NO_FLOATS, dims, model)
         if fits:
             return coding.finish(state, buffer)
         size *= 2

@@ -84,19 +84,18 @@ def _make_loop(mode: int) -> Callable[..., bool]:
         nodes = 2 + 2 * ((1 << modelled) if binary else max(below, above))
         # Counters of the sign, then of each node, by class.
         table = np.full(125 + 16 * nodes, FRESH, np.uint32)
-        pad = row + last + 8
-        past = np.zeros(len(values) + pad, np.int32)
+        pad = len(values) - dims[0] * row
         left, left2 = np.int64(0), np.int64(0)
         k = 0
-        for t in range(len(values)):
+        for t in range(len(values) - pad):
             if mode == ENCODE and position + MARGIN > len(buffer):
                 return False
             # Unsigned positions spare the test whether they count from the end.
             u = np.uint64(t + pad)
-            over = np.int64(past[u - np.uint64(last if inner > 1 and k >= last else row)])
+            over = values[u - np.uint64(last if inner > 1 and k >= last else row)] - below
             near = (2 * abs(left) + abs(left2) + 2 * abs(over)) >> shift
             base = SIGNS + NEAR[np.uint64(min(near, 63))] * np.uint64(nodes)
-            value = np.int64(values[np.uint64(t)])
+            value = values[u] - below
             magnitude = abs(value)
             bit = np.int64(1)
             if half == 0:
@@ -109,7 +108,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
             else:
                 negative = np.int64(above == 0)
                 if below > 0 and above > 0:
-                    before = np.int64(past[u - np.uint64(inner)]) if inner > 1 else left2
+                    before = values[u - np.uint64(inner)] - below if inner > 1 else left2
                     kinds = (_class_of(left, scale) * 5 + _class_of(over, scale)) * 5 + _class_of(
                         before, scale
                     )
@@ -149,8 +148,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                         size += 1
                 value = -size if negative else size
             if mode == DECODE:
-                values[np.uint64(t)] = value
-            past[u] = value
+                values[u] = below + value
             left2 = left
             left = value
             k += 1
@@ -166,5 +164,5 @@ _LOOPS = {mode: _make_loop(mode) for mode in (DECODE, ENCODE, MEASURE)}
 
 
 def code_fast(mode: int, *arguments: np.ndarray) -> bool:
-    """Code the differences of all indices from the centre; see `context_kernel.code_indices`."""
+    """Code all indices, as differences from the centre; see `context_kernel.code_indices`."""
     return _LOOPS[mode](*arguments)

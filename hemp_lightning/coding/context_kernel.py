@@ -136,8 +136,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
         found = np.zeros(NUM_INPUTS, np.uint32)
         num_levels = below + above + (1 - half)
         costs = np.zeros(2)
-        pad = 2 * row + last + 8
-        past = np.zeros(rows * row + pad, np.int32)  # the differences, behind a border of zeros
+        pad = len(values) - rows * row
 
         t = 0
         silent = 0
@@ -147,7 +146,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                 bit = 1
                 if mode != DECODE:
                     for c in range(row):
-                        if values[t + c] != 0:
+                        if values[t + pad + c] != below:
                             bit = 0
                             break
                 bit, low, width, position = code_step(mode, one, bit, low, width, position, buffer)
@@ -165,12 +164,14 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                     return False
                 k = c % inner
                 u = t + pad
-                left, left2 = past[u - 1], past[u - 2]
-                up = past[u - row]
+                left, left2 = values[u - 1] - below, values[u - 2] - below
+                up = values[u - row] - below
                 if inner > 1:
-                    over = past[u - last] if k >= last else np.int32(0)
-                    over_next = past[u - last + 1] if k >= last else np.int32(0)
-                    before = past[u - inner]
+                    over = values[u - last] - below if k >= last else np.int64(0)
+                    over_next = np.int64(0)  # also where it is the one to code
+                    if k >= last and last > 1:
+                        over_next = values[u - last + 1] - below
+                    before = values[u - inner] - below
                     near = 2 * abs(left) + abs(left2) + 2 * abs(over)
                     base[3] = (class_of(left, scale) * 5 + class_of(over, scale)) * 5 + class_of(
                         before, scale
@@ -179,13 +180,15 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                         over_next, scale
                     )
                 else:
-                    near = 2 * abs(left) + abs(left2) + abs(past[u - 3])
+                    near = 2 * abs(left) + abs(left2) + abs(values[u - 3] - below)
                     base[3] = (class_of(left, scale) * 5 + class_of(up, scale)) * 5 + class_of(
                         left2, scale
                     )
-                    base[4] = (
-                        class_of(up, scale) * 5 + class_of(past[u - 2 * row], scale)
-                    ) * 5 + class_of(past[u - row + 1], scale)
+                    up2 = values[u - 2 * row] - below
+                    up_next = values[u - row + 1] - below if row > 1 else np.int64(0)
+                    base[4] = (class_of(up, scale) * 5 + class_of(up2, scale)) * 5 + class_of(
+                        up_next, scale
+                    )
                 base[0] = 0
                 base[1] = log_class(near)
                 base[2] = min(k, MAX_KERNEL - 1) * 4 + min(abs(left) >> model[5], 3)
@@ -199,7 +202,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                 base[6] = start[6] + base[6] * LINE_NODES
                 base[7] = start[7] + base[7] * LINE_NODES
 
-                value = values[t]
+                value = values[u] - below
                 magnitude = abs(value)
                 negative = 1 if above == 0 else 0
                 phase = 0  # 0: is it the centre? 1: is it below? 2: magnitude
@@ -333,8 +336,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                             break
                         size += 1
                 if mode == DECODE:
-                    values[t] = -magnitude if negative else magnitude
-                past[u] = values[t]
+                    values[u] = below + (-magnitude if negative else magnitude)
                 t += 1
         store_coder(mode, state, low, width, position)
         return True
@@ -355,13 +357,16 @@ def code_indices(
     dims: np.ndarray,
     model: np.ndarray,
 ) -> bool:
-    """Code the differences of all indices from the centre.
+    """Code all indices, as differences from the centre.
 
     Args:
         mode: DECODE, ENCODE, MEASURE, or LENGTHS (unary magnitudes, no flags).
         state: Range coder, `(4,)` int64: low, range, position, code.
         buffer: Bytes to read or to fill, uint8.
-        values: Differences, `(A * B * K,)` int32; written when decoding.
+        values: Differences, each with the largest one below the centre added so that none is
+            negative, in the narrowest unsigned dtype: those of the `A * B * K` indices in scan
+            order, behind a border of at least `2 * B * K + 8` that are no difference, and the
+            length of the last axis more. When decoding the rest is such too, and is written.
         cost: Bits of each weight, float64, when measuring; with LENGTHS of each level of each
             weight, `(A * B * K * L,)`; else empty.
         log2: `-log2(i / 65536)`, `(65537,)`, when measuring; else empty.

@@ -11,6 +11,7 @@ FORMAT.md, "Payload of the coder of tuples", is the specification.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import constriction
@@ -232,12 +233,14 @@ def _push(coder: Any, symbols: np.ndarray, table: CountTable) -> None:
         coder.encode_reverse(symbols, _model(weights))
 
 
-def _pop(coder: Any, size: int, table: CountTable) -> np.ndarray:
-    """Decode `size` symbols, int32."""
+def _pop(coder: Any, size: int, table: CountTable) -> Iterator[tuple[slice, np.ndarray]]:
+    """Decode `size` symbols, int32, in pieces, as they take four bytes each."""
     weights = table.weights()
-    if len(weights) > 1 and size:
-        return coder.decode(_model(weights), size)
-    return np.zeros(size, np.int32)
+    model = _model(weights) if len(weights) > 1 else None
+    for begin in range(0, size, _PIECE):
+        count = min(_PIECE, size - begin)
+        symbols = np.zeros(count, np.int32) if model is None else coder.decode(model, count)
+        yield slice(begin, begin + count), symbols
 
 
 def _model(weights: np.ndarray) -> Any:
@@ -287,21 +290,27 @@ def _decode_tuples(
     start, words = reader.offset, reader.rest()
     if words.endswith(b"\0"):
         raise HempFileError(None, len(reader.data) - 1, "a last byte other than 0", "0")
-    padded = words + bytes(-len(words) % 4)
-    coder = constriction.stream.stack.AnsCoder(np.frombuffer(padded, "<u4").astype(np.uint32))
-    symbols = _pop(coder, size, table)
-    bits = 8.0 * len(words) - coder.num_valid_bits()
+    bits = 8.0 * len(words)
+    words += bytes(-len(words) % 4)
+    compressed = np.frombuffer(words, "<u4").astype(np.uint32, copy=False)
+    coder = constriction.stream.stack.AnsCoder(compressed)
+    del words, compressed
     # One row for each symbol; that of the escape does not matter.
     entries = np.zeros((len(table.cells) + table.has_escape, order), tuples.dtype)
     for place in range(order):
         column = table.cells // num_levels ** (order - 1 - place) % num_levels
         entries[len(entries) - len(column) :, place] = column
-    tuples[:] = gather(entries, symbols)
+    escaped = np.zeros(size if levels is not None else 0, bool)
+    for these, symbols in _pop(coder, size, table):
+        tuples[these] = entries[symbols]
+        if levels is not None:
+            escaped[these] = symbols == 0
+    bits -= coder.num_valid_bits()
     rare = tuples[:0]
     if levels is not None:
-        escaped = symbols == 0
-        spelled = _pop(coder, np.count_nonzero(escaped) * order, levels)
-        rare = gather(levels.cells.astype(tuples.dtype), spelled).reshape(-1, order)
+        rare = np.empty((np.count_nonzero(escaped), order), tuples.dtype)
+        for these, symbols in _pop(coder, rare.size, levels):
+            rare.reshape(-1)[these] = levels.cells[symbols]
         np.place(tuples, np.broadcast_to(escaped[:, None], tuples.shape), rare)
     if not coder.is_empty():
         raise HempFileError(None, start, "coded tuples that end with the payload", "more of them")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from hemp_lightning import HempFileError
-from hemp_lightning.coding import get_coder
+from hemp_lightning.coding import get_coder, tuples
 from hemp_lightning.coding.tuples import TuplesCoder
 from hemp_lightning.scans import SCANS
 
@@ -189,6 +189,16 @@ def test_rare_tuples_are_spelled_out():
     payload = TuplesCoder(3).encode(indices, 90)
     assert len(payload) < 1.02 * 9_000 * math.log2(90) / 8 + 64
     assert (TuplesCoder().decode(payload, (9_000,), 90) == indices).all()
+
+
+def test_pieces_of_symbols_change_nothing(monkeypatch):
+    """Decoded a few at a time; some tuples are spelled out, so that two models take turns."""
+    indices = skewed(3_001, 300, share=0.9)
+    data = TuplesCoder(2).encode(indices, 300)
+    monkeypatch.setattr(tuples, "_PIECE", 37)
+    assert TuplesCoder(2).encode(indices, 300) == data
+    assert (TuplesCoder(2).decode(data, indices.shape, 300) == indices).all()
+    assert tuples._decode(data, indices.shape, 300)[2].size > 200
 
 
 def test_more_kinds_of_tuples_than_a_table_lists():
