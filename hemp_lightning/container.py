@@ -176,7 +176,7 @@ def save(
         check_values(entry.name, tensor, quantized=position in books)
         if position not in books:
             content = encode_plain(entry.name, tensor, options)
-            return content, _summarize(content, None, order, scan)
+            return content, _summarize(content)
         codebook = books[position]
         if codebook is None:
             assert fitter is not None
@@ -184,7 +184,7 @@ def save(
         content, indices = encode_quantized(entry.name, tensor, codebook, options)
         del tensor
         _check(np.array_equal(content.indices(), indices), entry.name)
-        return content, _summarize(content, indices, order, scan)
+        return content, _summarize(content, _entropy(content, indices, order, scan))
 
     records: dict[int, Record] = {}
     sizes: list[int] = []
@@ -339,8 +339,10 @@ def inspect(
     """
 
     def look(content: Content) -> TensorSummary:
-        indices = content.indices() if content.record.kind == QUANTIZED else None
-        return _summarize(content, indices, order, scan)
+        if content.record.kind != QUANTIZED:
+            return _summarize(content)
+        # the indices are gone before their coder decodes them again, to see what its model takes
+        return _summarize(content, _entropy(content, content.indices(), order, scan))
 
     with opened(path, max_bytes) as file:
         found = in_order(look, _contents(file), count_threads(threads))
@@ -447,13 +449,14 @@ def _original(records: list[Record], record: Record) -> str:
     return records[record.target].name if record.kind == ALIAS else record.name
 
 
-def _summarize(
-    content: Content, indices: np.ndarray | None, order: int, scan: str
-) -> TensorSummary:
+def _entropy(content: Content, indices: np.ndarray, order: int, scan: str) -> float:
+    return index_entropy(torch.from_numpy(indices), content.record.num_levels, order, scan=scan)
+
+
+def _summarize(content: Content, entropy: float = 0.0) -> TensorSummary:
     record = content.record
-    coder, table_bytes, entropy = "plain", 0, 0.0
-    if indices is not None:
-        entropy = index_entropy(torch.from_numpy(indices), record.num_levels, order, scan=scan)
+    coder, table_bytes = "plain", 0
+    if record.kind == QUANTIZED:
         coder = "constant"
         if record.num_levels > 1:
             found = coder_by_id(record.coder)

@@ -11,7 +11,6 @@ FORMAT.md, "Payload of the coder of tuples", is the specification.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import constriction
@@ -96,7 +95,12 @@ class TuplesCoder:
 
     def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape, whatever the options of this coder. See `Coder.decode`."""
-        return _decode(data, shape, num_levels)[0]
+        if is_trivial(shape, num_levels):
+            return trivial_indices(data, shape, num_levels)
+        scanned, scan = _decode(data, math.prod(shape), num_levels)[:2]
+        axes = scan_axes(scan, len(shape))
+        indices = scanned.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
+        return np.ascontiguousarray(indices).reshape(shape)
 
     def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """Bytes that name tuples, and not say which of them comes when.
@@ -104,10 +108,10 @@ class TuplesCoder:
         A rare tuple that is spelled out counts here with what it costs beyond `log2(T / count)`
         bits, the price of a listed one.
         """
-        _, bits, rare = _decode(data, shape, num_levels)
-        if len(rare):
-            counts = _count(rare, num_levels)[1]
-            bits += float((counts * np.log2(len(rare) / counts)).sum())
+        if is_trivial(shape, num_levels):
+            return 0
+        _, _, tuples, escaped, bits = _decode(data, math.prod(shape), num_levels)
+        bits += _least_bits(tuples, num_levels, escaped)
         return max(len(data) - math.ceil(bits / 8), 0)
 
     def _cut(self, indices: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -160,20 +164,20 @@ def _numbers(tuples: np.ndarray, num_levels: int) -> np.ndarray:
     return numbers
 
 
-def _least_bits(tuples: np.ndarray, num_levels: int) -> float:
-    """`T * H_n` of tuples, `(T, n)`."""
-    if not len(tuples):
-        return 0.0
+def _least_bits(tuples: np.ndarray, num_levels: int, these: np.ndarray | None = None) -> float:
+    """`T * H_n` of tuples, `(T, n)`, or of some of them, bool `(T,)`."""
     num_cells = num_levels ** tuples.shape[1]
     if num_cells <= _DENSE_CELLS:
         counts = np.zeros(num_cells, np.int64)
         for start in range(0, len(tuples), _PIECE):
-            numbers = _numbers(tuples[start : start + _PIECE], num_levels)
-            counts += np.bincount(numbers, minlength=num_cells)
+            piece = tuples[start : start + _PIECE]
+            piece = piece if these is None else piece[these[start : start + _PIECE]]
+            counts += np.bincount(_numbers(piece, num_levels), minlength=num_cells)
         counts = counts[counts > 0]
     else:
-        counts = np.unique(_numbers(tuples, num_levels), return_counts=True)[1]
-    return float((counts * np.log2(len(tuples) / counts)).sum())
+        some = tuples if these is None else tuples[these]
+        counts = np.unique(_numbers(some, num_levels), return_counts=True)[1]
+    return float((counts * np.log2(counts.sum() / counts)).sum())
 
 
 def _count(tuples: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -228,93 +232,91 @@ def _plan(
 
 def _push(coder: Any, symbols: np.ndarray, table: CountTable) -> None:
     """Code symbols, int32; nothing where the table has but one."""
-    weights = table.weights()
-    if len(weights) > 1:
-        coder.encode_reverse(symbols, _model(weights))
+    model = _model(table)
+    if model is not None:
+        coder.encode_reverse(symbols, model)
 
 
-def _pop(coder: Any, size: int, table: CountTable) -> Iterator[tuple[slice, np.ndarray]]:
-    """Decode `size` symbols, int32, in pieces, as they take four bytes each."""
-    weights = table.weights()
-    model = _model(weights) if len(weights) > 1 else None
-    for begin in range(0, size, _PIECE):
-        count = min(_PIECE, size - begin)
-        symbols = np.zeros(count, np.int32) if model is None else coder.decode(model, count)
-        yield slice(begin, begin + count), symbols
+def _pop(coder: Any, size: int, model: Any) -> np.ndarray:
+    """Decode `size` symbols, int32."""
+    return coder.decode(model, size) if model is not None and size else np.zeros(size, np.int32)
 
 
-def _model(weights: np.ndarray) -> Any:
-    """A model with exactly these weights.
+def _model(table: CountTable) -> Any:
+    """A model with exactly the weights of a table; None if it has but one symbol.
 
     From probabilities `p` constriction makes the cumulated weights
     `i + floor(sum(p[:i]) * (2^24 - n) / sum(p))`. Here `p` are integers with the sum `2^24 - n`, so
     that each step is exact in float64 and the result does not depend on the machine.
     """
+    weights = table.weights()
+    if len(weights) == 1:
+        return None
     return constriction.stream.model.Categorical(
         (weights - 1).astype(np.float64), lazy=False, perfect=False
     )
 
 
 def _decode(
-    data: bytes, shape: tuple[int, ...], num_levels: int
-) -> tuple[np.ndarray, float, np.ndarray]:
-    """The indices, the bits that say which listed tuple comes when, the tuples not listed."""
-    if is_trivial(shape, num_levels):
-        return trivial_indices(data, shape, num_levels), 0.0, np.empty((0, 1))
+    data: bytes, size: int, num_levels: int
+) -> tuple[np.ndarray, str, np.ndarray, np.ndarray, float]:
+    """Decode a payload that is not trivial.
+
+    Returns:
+        `size` indices in scan order, and the scan; of them the tuples, `(T, n)`; which of these
+        are not listed, bool `(T,)`; the bits that say which listed tuple comes when.
+    """
     reader = ByteReader(data)
     options = reader.varint("order and scan", _max_order(num_levels) * len(SCANS) - 1)
     order, scan = options // len(SCANS) + 1, SCANS[options % len(SCANS)]
-    size = math.prod(shape)
     whole = size - size % order
     left_over = _unpack_plain(reader, size - whole, num_levels)
     scanned = np.empty(size, index_dtype(num_levels))
     scanned[whole:] = left_over
-    bits, rare = _decode_tuples(reader, scanned[:whole].reshape(-1, order), num_levels)
-    axes = scan_axes(scan, len(shape))
-    indices = scanned.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
-    return np.ascontiguousarray(indices).reshape(shape), bits, rare
+    tuples = scanned[:whole].reshape(-1, order)
+    escaped = np.zeros(len(tuples), bool)
+    bits = _decode_tuples(reader, tuples, escaped, num_levels) if whole else 0.0
+    reader.end("the payload")
+    return scanned, scan, tuples, escaped, bits
 
 
 def _decode_tuples(
-    reader: ByteReader, tuples: np.ndarray, num_levels: int
-) -> tuple[float, np.ndarray]:
-    """Fill `tuples` of shape `(T, n)`; returns what `_decode` does."""
+    reader: ByteReader, tuples: np.ndarray, escaped: np.ndarray, num_levels: int
+) -> float:
+    """Fill `tuples`, at least one, and `escaped`; returns the bits that `_decode` does."""
     size, order = tuples.shape
-    if not size:
-        reader.end("the payload")
-        return 0.0, tuples
     table = CountTable.read(reader, num_levels**order, size)
     levels = CountTable.read(reader, num_levels, size * order) if table.has_escape else None
     if levels is not None and levels.has_escape:
         raise HempFileError(None, reader.offset, "a table of levels without escape", "one with it")
-    start, words = reader.offset, reader.rest()
-    if words.endswith(b"\0"):
+    start, stored = reader.offset, np.frombuffer(reader.view(reader.left, "words"), np.uint8)
+    if len(stored) and stored[-1] == 0:
         raise HempFileError(None, len(reader.data) - 1, "a last byte other than 0", "0")
-    bits = 8.0 * len(words)
-    words += bytes(-len(words) % 4)
-    compressed = np.frombuffer(words, "<u4").astype(np.uint32, copy=False)
-    coder = constriction.stream.stack.AnsCoder(compressed)
-    del words, compressed
+    words = np.zeros(-(-len(stored) // 4), "<u4")
+    words.view(np.uint8)[: len(stored)] = stored
+    coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32, copy=False))
+    del words  # which the coder copied
     # One row for each symbol; that of the escape does not matter.
     entries = np.zeros((len(table.cells) + table.has_escape, order), tuples.dtype)
     for place in range(order):
         column = table.cells // num_levels ** (order - 1 - place) % num_levels
         entries[len(entries) - len(column) :, place] = column
-    escaped = np.zeros(size if levels is not None else 0, bool)
-    for these, symbols in _pop(coder, size, table):
+    model = _model(table)
+    pieces = [slice(begin, begin + _PIECE) for begin in range(0, size, _PIECE)]
+    for these in pieces:
+        symbols = _pop(coder, len(tuples[these]), model)
         tuples[these] = entries[symbols]
-        if levels is not None:
-            escaped[these] = symbols == 0
-    bits -= coder.num_valid_bits()
-    rare = tuples[:0]
+        escaped[these] = (symbols == 0) & table.has_escape
+    bits = 8.0 * len(stored) - coder.num_valid_bits()
     if levels is not None:
-        rare = np.empty((np.count_nonzero(escaped), order), tuples.dtype)
-        for these, symbols in _pop(coder, rare.size, levels):
-            rare.reshape(-1)[these] = levels.cells[symbols]
-        np.place(tuples, np.broadcast_to(escaped[:, None], tuples.shape), rare)
+        model = _model(levels)
+        for these in pieces:
+            rare = escaped[these]
+            symbols = _pop(coder, np.count_nonzero(rare) * order, model)
+            tuples[these][rare] = levels.cells[symbols].reshape(-1, order)
     if not coder.is_empty():
         raise HempFileError(None, start, "coded tuples that end with the payload", "more of them")
-    return bits, rare
+    return bits
 
 
 def _width(num_levels: int) -> int:
