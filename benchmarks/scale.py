@@ -1,6 +1,7 @@
 """Peak memory and time of `hemp` on a network larger than its memory (Linux).
 
     python benchmarks/scale.py --tensors 64 --threads 2      # 1 GiB of float32: 64 x 2048 x 2048
+    python benchmarks/scale.py --tensors 2 --side 4096 --levels 256
 
 Each command runs in a process of its own, first on a network of 8 x 8, so that libraries are there
 and loops compiled; then the kernel's mark of the peak is set back, and the command runs on the
@@ -19,7 +20,6 @@ import tempfile
 import time
 from pathlib import Path
 
-SIDE = 2048
 MIB = 2**20
 
 
@@ -69,6 +69,8 @@ def run(*arguments: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tensors", type=int, default=64)
+    parser.add_argument("--side", type=int, default=2048, help="of the square tensors")
+    parser.add_argument("--levels", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--coder", default="context")
     parser.add_argument("--folder", help="where the checkpoints go; they need 3 times the size")
@@ -76,15 +78,16 @@ def main() -> None:
     rows = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         calls = []
-        for folder, tensors, side in (("small", 1, 8), ("large", options.tensors, SIDE)):
+        for folder, tensors, side in (("small", 1, 8), ("large", options.tensors, options.side)):
             at = Path(name) / folder
             at.mkdir()
             source, file, back = at / "a.safetensors", at / "b.hemp", at / "c.safetensors"
             run("make", source, tensors, side)
             threads = ["--threads", options.threads]
+            how = ["--coder", options.coder, "--num-levels", options.levels, *threads]
             calls.append(
                 {
-                    "compress": [source, "-o", file, "--coder", options.coder, *threads],
+                    "compress": [source, "-o", file, *how],
                     "verify": [file, *threads],
                     "inspect": [file, *threads],
                     "decompress": [file, "-o", back, *threads],
@@ -95,13 +98,15 @@ def main() -> None:
             rows[command] = json.loads(run("measure", json.dumps(both)))
         size, coded = source.stat().st_size, file.stat().st_size
         assert back.stat().st_size == size
-    print(f"{options.tensors} tensors of {SIDE} x {SIDE} float32: {size / MIB:,.0f} MiB; ", end="")
-    print(f"coder {options.coder}, file {coded / MIB:,.1f} MiB; threads: {options.threads}\n")
+    side = options.side
+    print(f"{options.tensors} tensors of {side} x {side} float32: {size / MIB:,.0f} MiB; ", end="")
+    print(f"{options.levels} levels, coder {options.coder}, file {coded / MIB:,.1f} MiB; ", end="")
+    print(f"threads: {options.threads}\n")
     print("| command | peak of the process, MiB | for tensors, MiB | in tensors | seconds |")
     print("|---|---|---|---|---|")
     for command, took in rows.items():
         peak, above = took["peak"] / MIB, took["above"] / MIB
-        in_tensors = took["above"] / (4 * SIDE * SIDE)
+        in_tensors = took["above"] / (4 * side * side)
         print(
             f"| {command} | {peak:,.0f} | {above:,.0f} | {in_tensors:.1f} | {took['seconds']:.0f} |"
         )
