@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import struct
+import tempfile
 import zlib
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from torch import nn
 
 import hemp_lightning
-from hemp_lightning import HempFileError, load, load_into, save
+from hemp_lightning import HempFileError, container, load, load_into, save
 from hemp_lightning.coding import CODERS
 from hemp_lightning.coding.tuples import TuplesCoder
 from hemp_lightning.container import inspect, verify
@@ -381,6 +383,63 @@ def test_what_reads_back_differently_is_not_written(tmp_path, monkeypatch):
     ):
         save(tmp_path / "x.hemp", {"w": torch.randn(40, 40)}, coder="tuples")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("part", ["values", "payload"])
+def test_a_section_that_reads_back_differently_is_not_written(tmp_path, monkeypatch, part):
+    """The levels alone or the indices alone: either is enough."""
+
+    read = container.read_section
+
+    def changed(data, records):
+        (content,) = read(data, records)
+        other = {"values": content.values[::-1].copy(), "payload": content.payload + b"1"}
+        return [replace(content, **{part: other[part]})]
+
+    monkeypatch.setattr(container, "read_section", changed)
+    with pytest.raises(RuntimeError, match="tensor `w` reads back differently"):
+        save(tmp_path / "x.hemp", {"w": torch.randn(40, 40)})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_reads_back_differently_is_not_written(tmp_path, monkeypatch):
+    write = container.write_file
+
+    def renamed(out, records, *rest):
+        write(out, [replace(record, name="v") for record in records], *rest)
+
+    monkeypatch.setattr(container, "write_file", renamed)
+    with pytest.raises(RuntimeError, match="the directory read back differs"):
+        save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_written_may_be_larger_than_a_reader_allows_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "default_max_bytes", lambda _: 63)
+    save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+    with pytest.raises(HempFileError, match="63"):
+        load(tmp_path / "x.hemp")
+    assert load(tmp_path / "x.hemp", max_bytes=64)["w"].shape == (4, 4)
+
+
+def test_coded_sections_wait_beside_the_file_and_nowhere_else(tmp_path, monkeypatch):
+    """The folder for temporary files may be small, or in memory."""
+    monkeypatch.setattr(container, "_SPOOL_BYTES", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+    assert os.listdir(tmp_path) == ["x.hemp"]
+
+
+def test_defaults_are_sixteen_levels_and_pairs(tmp_path):
+    weights = torch.randn(300, 7)
+    default = save(tmp_path / "x.hemp", {"w": weights, "s": torch.tensor(3)})
+    pairs = save(tmp_path / "y.hemp", {"w": weights}, num_levels=16, order=2)
+    assert default.tensors[0].num_levels == 16
+    assert [tensor.num_entries for tensor in default.tensors] == [2100, 1]
+    assert default.entropy_bits_per_weight == pairs.entropy_bits_per_weight
+    assert inspect(tmp_path / "x.hemp").tensors[0] == default.tensors[0]
+    triples = inspect(tmp_path / "x.hemp", order=3)
+    assert triples.entropy_bits_per_weight < pairs.entropy_bits_per_weight
 
 
 def test_load_into_tells_all_differences(tmp_path):
