@@ -208,9 +208,9 @@ def test_a_table_too_large_to_be_dense(backend):
 @pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
 @pytest.mark.parametrize(
     ("num_levels", "order", "count"),
-    [(17, 3, 200), (100, 2, 300), (3000, 2, 2001), (2, 9, 50), (9, 5, 300)],
+    [(17, 3, 200), (100, 2, 300), (3000, 2, 2001), (2, 9, 50), (9, 5, 300), (6, 7, 400)],
 )
-def test_tables_by_slabs_and_of_cells_in_use(backend, num_levels, order, count):
+def test_tables_by_rows_and_of_cells_in_use(backend, num_levels, order, count):
     """Each kind of table, growing too, against the plain version: value and gradient."""
     generator = torch.Generator().manual_seed(order)
     tensors = [torch.randn(n, generator=generator, dtype=torch.float64) for n in (count, 7)]
@@ -375,4 +375,4 @@ print(*kinds, before > 0, compiled() - before)
         text=True,
         check=False,
     )
-    assert done.stdout.split() == ["dense", "slabs", "sparse", "True", "0"], done.stderr
+    assert done.stdout.split() == ["dense", "rows", "sparse", "True", "0"], done.stderr

@@ -70,7 +70,7 @@ def bits_and_gradients(
         bits.
     """
     problem = _Problem([tensor.numpy() for tensor in weights], layout, scale)
-    passes = {"dense": problem.dense, "slabs": problem.slabs, "sparse": problem.sparse}
+    passes = {"dense": problem.dense, "rows": problem.rows, "sparse": problem.sparse}
     bits = passes[layout.kind()](with_gradients) + problem.left_over(with_gradients)
     found = [torch.from_numpy(part) for part in problem.fractions] if with_gradients else []
     return torch.tensor(bits, dtype=torch.float64), found
@@ -235,59 +235,68 @@ class _Problem:
             )
         return bits
 
-    def slabs(self, with_gradient: bool) -> float:
-        """Tables a slab at a time: the cells that share their first index.
+    def rows(self, with_gradient: bool) -> float:
+        """Tables a row at a time: the cells that share the indices of their leading weights.
 
-        Tuples are listed by the cells of their first two weights: by the first, as those of cell
-        `k` touch slabs `k` and `k + 1` alone, so that two slabs of masses and two of logarithms are
-        enough; by the second, as they touch two rows of each, which stay in a cache from the
-        products through the logarithms to the gradient.
+        Tuples are sorted by the cells of their leading weights. A row is touched by those in a few
+        neighbouring buckets: it is filled, turned into logarithms where something was added, and
+        contracted, while it stays in the nearest cache. Only one row exists at any time.
         """
         jobs = [[(table, 0, count, 0)] for table, count in enumerate(self.totals)]
         bits = [0.0] * len(jobs)
 
         def run(job: tuple[int, int, int, int]) -> None:
-            bits[job[0]] = self.slabs_of(job[0], with_gradient)
+            bits[job[0]] = self.rows_of(job[0], with_gradient)
 
         _run(run, jobs)
         return sum(bits)
 
-    def slabs_of(self, table: int, with_gradient: bool) -> float:
-        """One table of `slabs`."""
+    def rows_of(self, table: int, with_gradient: bool) -> float:
+        """One table of `rows`."""
         layout, order = self.layout, self.layout.order
+        num_levels, tuples = layout.table_levels[table], self.totals[table]
+        lead = layout.lead(num_levels)
+        inner = num_levels ** (order - lead)
+        leading = tuple(step // inner for step in self.steps[table][:lead])
+        steps = self.steps[table][lead:]
+        apart = [stride // inner for stride in self.strides[table][:lead]]
         segments = [s for s, t in enumerate(layout.tables) if t == table]
-        num_levels = layout.table_levels[table]
+        counts = np.zeros(num_levels**lead, np.int64)
         for segment in segments:
             self.locate(segment)
-        cells, fractions = (
-            _joined([self.view(arrays, segment) for segment in segments])
-            for arrays in (self.cells, self.fractions)
-        )
-        pairs = np.zeros(num_levels**2, np.int64)
-        loops.count_first(cells, order, num_levels, pairs)
-        ends = np.cumsum(pairs)
-        listed = np.empty(ends[-1], np.int64)
-        loops.list_first(cells, order, num_levels, ends - pairs, listed)
-        size = num_levels**order // num_levels
+            loops.count_buckets_of(self.view(self.cells, segment), order, leading, counts)
+        begins = np.concatenate([[0], np.cumsum(counts)])
+        heads, listed = begins[:-1].copy(), np.empty(tuples, np.int64)
+        cells = np.empty(tuples * order, self.cells[0].dtype)
+        fractions = np.empty(tuples * order, self.dtype)
         bounds = np.cumsum([0, *(layout.tuples[segment] * order for segment in segments)])
-        bits = loops.slabs(
-            listed,
-            ends.reshape(num_levels, num_levels),
+        for segment, start in zip(segments, bounds, strict=False):
+            views = self.view(self.cells, segment), self.view(self.fractions, segment)
+            loops.sort_tuples(*views, start, leading, steps, heads, cells, fractions, listed)
+        slopes = np.zeros(tuples * order if with_gradient else 0, self.dtype)
+        bits = loops.rows(
             cells,
             fractions,
-            (0, *self.steps[table][1:]),
-            tuple((ring, *self.steps[table][1:]) for ring in (size, -size)),
-            np.zeros(2 * size),
-            np.zeros(2 * size, self.dtype),
-            np.concatenate([self.scaled[segment] for segment in segments]),
-            np.cumsum([0, *(len(self.scaled[segment]) for segment in segments)]),
-            bounds,
+            begins,
+            np.array([sum(d for j, d in enumerate(apart) if c >> j & 1) for c in range(1 << lead)]),
+            leading,
+            steps,
+            self.strides[table][lead:],
+            np.zeros(inner),
+            np.empty(inner, self.dtype),
+            slopes,
             with_gradient,
         )
-        if len(segments) > 1 and with_gradient:
+        if with_gradient:
+            loops.spread(listed, slopes, leading, steps, fractions)
             for segment, begin, end in zip(segments, bounds[:-1], bounds[1:], strict=True):
-                self.view(self.fractions, segment)[:] = fractions[begin:end]
-        return _total(self.totals[table]) - bits
+                loops.apply_slopes(
+                    self.view(self.cells, segment),
+                    self.view(self.fractions, segment),
+                    fractions[begin:end],
+                    self.scaled[segment],
+                )
+        return _total(tuples) - bits
 
     def sparse(self, with_gradient: bool) -> float:
         """Tables that hold only the cells in use."""
@@ -338,17 +347,13 @@ def warm_up(order: int, dtype: torch.dtype = torch.float32) -> None:
     problem = _Problem([weights.numpy()], layout, 1.0)
     if IS_COMPILED and order <= UNROLLED_ORDER:
         problem.dense(True)
-        problem.slabs(True)
+        problem.rows(True)
     if IS_COMPILED:
         problem.sparse(True)
         problem.left_over(True)
     quantize(weights.float(), torch.tensor([-0.5, 0.5]), levels.float(), weights.float().clone())
     BucketedWeights(weights.float()).sums_up_to(np.array([order]))
     BucketedWeights(weights.float()).borders(np.zeros(1, np.float32))
-
-
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _total(tuples: int) -> float:

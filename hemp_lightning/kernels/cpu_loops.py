@@ -16,7 +16,7 @@ BLOCK = 128
 """Tuples that are located before they are counted."""
 
 ROW = 64
-"""Cells of a slab that are cleared, or left alone, together."""
+"""Cells whose logarithms are taken together."""
 
 QUANTIZED = 512
 """Weights that are compared with one threshold after the other: they stay in the nearest cache."""
@@ -186,24 +186,6 @@ def finish(table, parts, cells, logs):  # type: ignore[no-untyped-def]
                 table[cell] += table[part * cells + cell]
         result += _finish_row(table[start:end], logs[start:end], scratch)
     return result
-
-
-@_jit
-def count_first(cells, order, num_levels, counts):  # type: ignore[no-untyped-def]
-    """Add to `counts` the tuples whose first two weights lie in each pair of cells."""
-    second = min(1, order - 1)
-    for t in range(cells.shape[0] // order):
-        counts[cells[t * order] * np.int64(num_levels) + cells[t * order + second]] += 1
-
-
-@_jit
-def list_first(cells, order, num_levels, heads, listed):  # type: ignore[no-untyped-def]
-    """List where tuples begin, by the cells of their first two weights; `heads` move on."""
-    second = min(1, order - 1)
-    for t in range(cells.shape[0] // order):
-        pair = cells[t * order] * np.int64(num_levels) + cells[t * order + second]
-        listed[heads[pair]] = t * order
-        heads[pair] += 1
 
 
 @_jit
@@ -383,6 +365,89 @@ def _make_places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
     return places_of
 
 
+def _add_noted(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
+    """`_add`, noting the cells that were empty; returns how many are noted."""
+    return _make_add_noted(table, cell, product, places, strides, noted, count)(
+        table, cell, product, places, strides, noted, count
+    )
+
+
+@_unrolled(_add_noted)
+def _make_add_noted(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
+    if not len(places):
+
+        def add_one(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
+            before = table[np.uint64(cell)]
+            noted[np.uint64(count)] = cell
+            table[np.uint64(cell)] = before + product
+            return count + np.int64(before == 0)
+
+        return add_one
+
+    def add(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
+        low = product * (type(product)(1) - places[0])  # exact where it is small
+        count = _add_noted(table, cell, low, places[1:], strides[1:], noted, count)
+        high, above = product * places[0], cell + strides[0]
+        return _add_noted(table, above, high, places[1:], strides[1:], noted, count)
+
+    return add
+
+
+def _weigh(places, corner):  # type: ignore[no-untyped-def]
+    """Product of the soft assignments of a corner, and its slope along each place.
+
+    Bit `j` of `corner` says whether weight `j` is at its upper level.
+    """
+    return _make_weigh(places, corner)(places, corner)
+
+
+@_unrolled(_weigh)
+def _make_weigh(places, corner):  # type: ignore[no-untyped-def]
+    if len(places) == 1:
+
+        def weigh_one(places, corner):  # type: ignore[no-untyped-def]
+            one = type(places[0])(1)
+            return (places[0], one) if corner & 1 else (one - places[0], -one)
+
+        return weigh_one
+
+    def weigh(places, corner):  # type: ignore[no-untyped-def]
+        first = _weigh(places[:1], corner)
+        rest = _weigh(places[1:], corner >> 1)
+        return (first[0] * rest[0], first[1] * rest[0]) + _scale(rest[1:], first[0])  # noqa: RUF005
+
+    return weigh
+
+
+def _scale(values, factor):  # type: ignore[no-untyped-def]
+    """A tuple of numbers times a factor."""
+    return _make_scale(values, factor)(values, factor)
+
+
+@_unrolled(_scale)
+def _make_scale(values, factor):  # type: ignore[no-untyped-def]
+    if not len(values):
+        return lambda values, factor: ()
+    return lambda values, factor: (values[0] * factor,) + _scale(values[1:], factor)  # noqa: RUF005
+
+
+def _increase(array, first, values, factor):  # type: ignore[no-untyped-def]
+    """Add a tuple of numbers times a factor to an array."""
+    return _make_increase(array, first, values, factor)(array, first, values, factor)
+
+
+@_unrolled(_increase)
+def _make_increase(array, first, values, factor):  # type: ignore[no-untyped-def]
+    if not len(values):
+        return lambda array, first, values, factor: None
+
+    def increase(array, first, values, factor):  # type: ignore[no-untyped-def]
+        array[first] += values[0] * factor
+        _increase(array, first + 1, values[1:], factor)
+
+    return increase
+
+
 def _write(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
     """Replace the fractions of a tuple by its gradient."""
     return _make_write(cells, fractions, first, inverse, slopes)(
@@ -498,110 +563,116 @@ def gradient(  # type: ignore[no-untyped-def]
         _write(cells, fractions, t * order, inverse, found[1:])
 
 
-@_inlined
-def _accumulate_listed(listed, cells, fractions, steps, base, strides, table):  # type: ignore[no-untyped-def]
-    one = fractions.dtype.type(1)
-    for first in listed:
-        cell = _cell_of(cells, first, steps)
-        places = _places_of(fractions, first, steps)
-        _add(table, base + cell, one, places, strides)
-
-
-@_inlined
-def _gradient_listed(  # type: ignore[no-untyped-def]
-    listed, cells, fractions, steps, base, strides, logs, inverses, heads, bounds
-):
-    segment = 0
-    for first in listed:  # positions ascend
-        while first >= bounds[segment + 1]:
-            segment += 1
-        cell = _cell_of(cells, first, steps)
-        places = _places_of(fractions, first, steps)
-        found = _contract(logs, base + cell, places, strides)
-        _write(cells, fractions, first, inverses[heads[segment] :], found[1:])
-
-
-@_inlined
-def _finish_rows(masses, logs, scratch):  # type: ignore[no-untyped-def]
-    """`finish` for part of a slab, mostly empty, clearing the masses."""
-    result = 0.0
-    words = masses.view(np.int64)  # all 0 where the masses are, and quick to look through
-    for start in range(0, masses.shape[0], ROW):
-        end = min(start + ROW, masses.shape[0])
-        some = 0
-        for cell in range(start, end):
-            some |= words[cell]
-        if some:
-            result += _finish_row(masses[start:end], logs[start:end], scratch)
-            masses[start:end] = 0
-        else:
-            logs[start:end] = 0
-    return result
+@_jit
+def count_buckets_of(cells, order, steps, counts):  # type: ignore[no-untyped-def]
+    """Add to `counts` the tuples in each bucket, those whose leading weights share their cells."""
+    for t in range(cells.shape[0] // order):
+        counts[_cell_of(cells, t * order, steps)] += 1
 
 
 @_jit
-def slabs(  # type: ignore[no-untyped-def]
-    listed,
-    ends,
+def sort_tuples(  # type: ignore[no-untyped-def]
+    cells, fractions, start, leading, steps, heads, sorted_cells, sorted_fractions, listed
+):
+    """Copy tuples into their buckets, and list where each came from; `heads` move on."""
+    order = len(leading) + len(steps)  # a constant where this is compiled
+    for t in range(cells.shape[0] // order):
+        bucket = _cell_of(cells, t * order, leading)
+        target = heads[bucket]
+        for j in range(order):
+            sorted_cells[target * order + j] = cells[t * order + j]
+            sorted_fractions[target * order + j] = fractions[t * order + j]
+        listed[target] = start + t * order
+        heads[bucket] = target + 1
+
+
+@_jit
+def rows(  # type: ignore[no-untyped-def]
     cells,
     fractions,
+    begins,
+    offsets,
+    leading,
     steps,
     strides,
     masses,
     logs,
-    inverses,
-    heads,
-    bounds,
+    slopes,
     with_gradient,
 ):
-    """Count tuples listed by their first two cells, a row of a slab at a time; see `cpu.slabs`.
+    """Count sorted tuples a row of the table at a time; see `cpu.rows`.
 
-    Returns the sum of mass * log2 mass; fractions are replaced by the gradient.
+    A row is touched by the tuples of `2^len(leading)` buckets, one for each corner of their leading
+    weights, `offsets` below it. Returns the sum of mass * log2 mass; `slopes` become those of it.
     """
     result = 0.0
-    num_levels = ends.shape[0]
-    size = masses.shape[0] // 2
-    row = size // num_levels
-    scratch = np.empty(ROW)
-    dirty = np.zeros((2, num_levels), np.bool_)
-    touched = np.zeros((num_levels + 1, num_levels + 1), np.bool_)
-    for k in range(num_levels + 1):
-        ring = k % 2 * size
-        for r in range(num_levels + 1):
-            if k < num_levels and r < num_levels:
-                begin = ends[k, r - 1] if r else (ends[k - 1, num_levels - 1] if k else 0)
-                these = listed[begin : ends[k, r]]
-                if these.shape[0]:
-                    touched[k : k + 2, r : r + 2] = True
-                    up = strides[k % 2]
-                    _accumulate_listed(these, cells, fractions, steps, ring, up, masses)
-                first = ring + r * row
-                if touched[k, r]:
-                    part = slice(first, first + row)
-                    result += _finish_rows(masses[part], logs[part], scratch)
-                elif dirty[k % 2, r]:
-                    logs[first : first + row] = 0
-                dirty[k % 2, r] = touched[k, r]
-            if k and r and with_gradient:  # the four rows that these tuples touch are done
-                if r > 1:
-                    begin = ends[k - 1, r - 2]
-                else:
-                    begin = ends[k - 2, num_levels - 1] if k > 1 else 0
-                these = listed[begin : ends[k - 1, r - 1]]
-                if these.shape[0]:
-                    _gradient_listed(
-                        these,
-                        cells,
-                        fractions,
-                        steps,
-                        size - ring,
-                        strides[(k - 1) % 2],
-                        logs,
-                        inverses,
-                        heads,
-                        bounds,
-                    )
+    lead = len(leading)
+    order = lead + len(steps)
+    scratch, packed = np.empty(ROW), np.empty(ROW)
+    found = np.empty(ROW, logs.dtype)
+    touched = np.empty(1024, np.int32)
+    for row in range(begins.shape[0] - 1):
+        tuples = 0
+        for corner in range(offsets.shape[0]):
+            bucket = row - offsets[corner]
+            if bucket >= 0:
+                tuples += begins[bucket + 1] - begins[bucket]
+        if tuples == 0:
+            continue
+        if tuples << len(steps) > touched.shape[0]:
+            touched = np.empty(2 * (tuples << len(steps)), np.int32)
+        count = 0
+        for corner in range(offsets.shape[0]):
+            bucket = max(row - offsets[corner], -1)
+            for t in range(begins[bucket] if bucket >= 0 else 0, begins[bucket + 1]):
+                first = t * order
+                weight = _weigh(_places_of(fractions, first, leading), corner)[0]
+                cell = _cell_of(cells, first + lead, steps)
+                places = _places_of(fractions, first + lead, steps)
+                count = _add_noted(masses, cell, weight, places, strides, touched, count)
+        # A cell noted twice, as its mass was still 0, has it in the first of its places alone.
+        for n in range(count):
+            logs[touched[n]] = 0
+        for start in range(0, count, ROW):
+            size = min(ROW, count - start)
+            for n in range(size):
+                cell = touched[start + n]
+                packed[n] = masses[cell]
+                masses[cell] = 0
+            result += _finish_row(packed[:size], found[:size], scratch)
+            for n in range(size):
+                if packed[n] > 0:
+                    logs[touched[start + n]] = found[n]
+        for corner in range(offsets.shape[0] if with_gradient else 0):
+            bucket = max(row - offsets[corner], -1)
+            for t in range(begins[bucket] if bucket >= 0 else 0, begins[bucket + 1]):
+                first = t * order
+                weights = _weigh(_places_of(fractions, first, leading), corner)
+                cell = _cell_of(cells, first + lead, steps)
+                places = _places_of(fractions, first + lead, steps)
+                means = _contract(logs, cell, places, strides)
+                _increase(slopes, first, weights[1:], means[0])
+                _increase(slopes, first + lead, means[1:], weights[0])
     return result
+
+
+@_jit
+def spread(listed, slopes, leading, steps, out):  # type: ignore[no-untyped-def]
+    """Put the slopes of sorted tuples back where the tuples came from."""
+    order = len(leading) + len(steps)
+    for t in range(listed.shape[0]):
+        for j in range(order):
+            out[listed[t] + j] = slopes[t * order + j]
+
+
+@_jit
+def apply_slopes(cells, fractions, slopes, inverse):  # type: ignore[no-untyped-def]
+    """Replace fractions by the gradient that slopes along them make."""
+    zero, one = fractions.dtype.type(0), fractions.dtype.type(1)
+    for p in range(cells.shape[0]):
+        inside = (fractions[p] >= zero) & (fractions[p] < one)
+        slope = -slopes[p] * inverse[np.uint64(cells[p])]
+        fractions[p] = slope if inside else zero
 
 
 @_jit

@@ -10,6 +10,9 @@ from torch import Tensor
 UNROLLED_ORDER = 8
 """Longer tuples have too many corners for loops to be unrolled over them: tables are sparse."""
 
+ROW_CELLS = 4096
+"""Cells of a row of a table, where there is a choice: 12 bytes each, within the nearest cache."""
+
 MAX_CELLS = 1 << 62
 """Tuples are numbered in int64."""
 
@@ -68,19 +71,27 @@ class Layout:
         return totals
 
     def kind(self) -> str:
-        """How tables are kept: `dense`, `slabs` that share their first index, or `sparse`.
+        """How tables are kept: `dense`, `rows` of which one exists at a time, or `sparse`.
 
-        Memory decides: 12 bytes a cell, two slabs at a time, against a few times the weights' own.
+        Memory decides: 12 bytes a cell of a dense table, 8 for each row, against a few times the
+        weights' own.
         """
         if self.order > UNROLLED_ORDER:
             return "sparse"
         kinds = {"dense"}
         for num_levels, count in zip(self.table_levels, self.table_tuples(), strict=True):
             allowed = max(4096, count * self.order * 2)  # cells
-            cells = num_levels**self.order
-            if self.order > 1 and cells > allowed:
-                kinds.add("slabs" if 2 * cells // num_levels <= allowed else "sparse")
-        return max(kinds, key=["dense", "slabs", "sparse"].index)
+            if self.order > 1 and num_levels**self.order > allowed:
+                num_rows = num_levels ** self.lead(num_levels)
+                kinds.add("rows" if num_rows <= max(1 << 16, count) else "sparse")
+        return max(kinds, key=["dense", "rows", "sparse"].index)
+
+    def lead(self, num_levels: int) -> int:
+        """Leading weights of a tuple, whose indices are the number of a row of the table."""
+        lead = 1
+        while lead < self.order - 1 and num_levels ** (self.order - lead) > ROW_CELLS:
+            lead += 1
+        return lead
 
     def steps(self, num_levels: int) -> tuple[int, ...]:
         """Distance in the table of neighbouring cells along each place of a tuple."""
