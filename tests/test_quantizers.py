@@ -220,3 +220,8 @@ def test_nan_is_not_quantized_away(num_levels):
     assert found.isnan().tolist() == weights.isnan().tolist()
     finite = ~weights.isnan()
     assert torch.equal(found[finite], book.reconstruct(book.assign(weights[finite])))
+
+
+def test_an_object_with_fit_is_a_quantizer():
+    own = LloydMaxQuantizer(5)
+    assert get_quantizer(own) is own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import random
@@ -17,7 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemp_lightning.coding import context
+from hemp_lightning.coding import (
+    context,
+    context_fast_kernel,
+    context_kernel,
+    context_range,
+)
 from hemp_lightning.coding.context import ContextCoder
 from hemp_lightning.coding.context_fast import FastCoder
 from hemp_lightning.coding.context_tables import SQUASH, STRETCH
@@ -358,3 +364,52 @@ def test_length_of_another_last_level_is_what_it_costs() -> None:
             other[-1, -1] = level
             found = ContextCoder().rate(other, num_levels)[-1, -1]
             assert found == pytest.approx(lengths[-1, -1, level], rel=0.02), level
+
+
+@pytest.mark.usefixtures("plain_loops")
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("name", ["linear", "plain"])
+def test_a_buffer_that_is_too_small_is_doubled(
+    name: str, coder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a weight could take so much that the first buffer never does; no byte changes."""
+    sizes = []
+    zeros = np.zeros
+    for module in (context_range, context_kernel, context_fast_kernel):
+        monkeypatch.setattr(module, "MARGIN", 20_000)
+
+    def counted(shape: object, dtype: object = float) -> np.ndarray:
+        if dtype is np.uint8 and isinstance(shape, int):
+            sizes.append(shape)
+        return zeros(shape, dtype)
+
+    monkeypatch.setattr(context.np, "zeros", counted)
+    indices, num_levels = CASES[name]
+    golden = bytes.fromhex(json.loads(GOLDEN.read_text())[coder][name])
+    assert CODERS[coder]().encode(indices, num_levels) == golden
+    assert any(b == 2 * a for a, b in itertools.pairwise(sizes)) and max(sizes) > 20_000
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (4, 5)])
+def test_what_shape_and_levels_already_say_costs_nothing(shape: tuple[int, ...]) -> None:
+    indices = np.zeros(shape, np.uint8)
+    for coder in CODERS.values():
+        rate = coder().rate(indices, 1)
+        assert rate.shape == shape and not rate.any()
+        lengths = coder().lengths(indices, 1)
+        assert lengths.shape == (*shape, 1) and not lengths.any()
+        assert coder().table_bytes(coder().encode(indices, 1), shape, 1) == 0
+
+
+def test_lengths_are_for_few_levels() -> None:
+    assert ContextCoder().lengths(np.arange(4), 256).shape == (4, 256)
+    with pytest.raises(ValueError, match="`num_levels` must be at most 256 for lengths; found 257"):
+        ContextCoder().lengths(np.arange(4), 257)
+
+
+def test_the_fast_coder_refuses_what_it_never_writes() -> None:
+    options = context._Options(flags=True, centre=3)
+    data = context._encode(np.full((5, 6), 2, np.uint8), 7, options)
+    assert (ContextCoder().decode(data, (5, 6), 7) == 2).all()
+    with pytest.raises(HempFileError, match="no flags of silent rows, found flags"):
+        FastCoder().decode(data, (5, 6), 7)
