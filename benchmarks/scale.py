@@ -30,8 +30,8 @@ def resident(mark: str) -> int:
     return 1024 * int(found[1])
 
 
-def make(path: Path, tensors: int, side: int) -> None:
-    """A checkpoint, tensor by tensor."""
+def make(path: Path, tensors: int, side: int, unlike: bool) -> None:
+    """A checkpoint, tensor by tensor; with `unlike` rows, which the context coder learns."""
     import torch
 
     from hemp_lightning.safetensors_files import SafetensorsWriter
@@ -40,13 +40,16 @@ def make(path: Path, tensors: int, side: int) -> None:
     with SafetensorsWriter(path, dict.fromkeys(names, (torch.float32, (side, side)))) as writer:
         for seed, name in enumerate(names):
             generator = torch.Generator().manual_seed(seed)
-            writer.write(name, torch.randn(side, side, generator=generator) * 0.02)
+            scale = 0.02 * torch.randn(side, 1, generator=generator).exp() if unlike else 0.02
+            writer.write(name, torch.randn(side, side, generator=generator) * scale)
 
 
 def measure(small: list[str], large: list[str]) -> None:
     """Run a command on both networks; print what it took as the last line."""
     from hemp_lightning import cli
+    from hemp_lightning.coding.context import warm_up
 
+    warm_up()  # the small network may be coded otherwise
     assert cli.main(small) == 0
     Path("/proc/self/clear_refs").write_text("5")
     before, begin = resident("VmRSS"), time.perf_counter()
@@ -71,6 +74,7 @@ def main() -> None:
     parser.add_argument("--tensors", type=int, default=64)
     parser.add_argument("--side", type=int, default=2048, help="of the square tensors")
     parser.add_argument("--levels", type=int, default=16)
+    parser.add_argument("--unlike", action="store_true", help="rows of unlike scale")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--coder", default="context")
     parser.add_argument("--folder", help="where the checkpoints go; they need 3 times the size")
@@ -82,7 +86,7 @@ def main() -> None:
             at = Path(name) / folder
             at.mkdir()
             source, file, back = at / "a.safetensors", at / "b.hemp", at / "c.safetensors"
-            run("make", source, tensors, side)
+            run("make", source, tensors, side, int(options.unlike))
             threads = ["--threads", options.threads]
             how = ["--coder", options.coder, "--num-levels", options.levels, *threads]
             calls.append(
@@ -114,7 +118,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["make"]:
-        make(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+        make(Path(sys.argv[2]), *map(int, sys.argv[3:6]))
     elif sys.argv[1:2] == ["measure"]:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         measure(*json.loads(sys.argv[2]))

@@ -247,10 +247,11 @@ def _no_values(dims: np.ndarray, model: np.ndarray) -> np.ndarray:
 def _values(turned: np.ndarray, dims: np.ndarray, model: np.ndarray) -> np.ndarray:
     """What the loops encode, of indices in scan order."""
     values = _no_values(dims, model)
-    own = values[_border(dims) :].reshape(turned.shape)
-    own[...] = turned
+    own = values[_border(dims) :]
+    own.reshape(turned.shape)[...] = turned
     if model[2]:  # half: there is no difference 0
-        own += turned >= model[0]
+        for start in range(0, len(own), _PIECE):
+            own[start : start + _PIECE] += own[start : start + _PIECE] >= model[0]
     return values
 
 
@@ -258,7 +259,8 @@ def _indices(values: np.ndarray, dims: np.ndarray, model: np.ndarray) -> np.ndar
     """Indices in scan order of what the loops decoded, which is overwritten."""
     own = values[_border(dims) :]
     if model[2]:
-        own -= own > model[0]
+        for start in range(0, len(own), _PIECE):
+            own[start : start + _PIECE] -= own[start : start + _PIECE] > model[0]
     return own
 
 
