@@ -420,6 +420,11 @@ def test_what_is_written_may_be_larger_than_a_reader_allows_unasked(tmp_path, mo
     with pytest.raises(HempFileError, match="63"):
         load(tmp_path / "x.hemp")
     assert load(tmp_path / "x.hemp", max_bytes=64)["w"].shape == (4, 4)
+    model = nn.Linear(4, 4, bias=False)
+    save(tmp_path / "y.hemp", model)
+    assert load_into(model, tmp_path / "y.hemp", max_bytes=64) is model
+    with pytest.raises(HempFileError, match="63"):
+        load_into(model, tmp_path / "y.hemp")
 
 
 def test_coded_sections_wait_beside_the_file_and_nowhere_else(tmp_path, monkeypatch):
