@@ -84,10 +84,14 @@ def test_it_compiles_for_a_gpu(order: int, name: str) -> None:
     constants = {"ORDER": order, "CORNERS": 1 << order, "BLOCK": 32}
     types = {**real, **whole, **numbers, **dict.fromkeys(constants, "constexpr")}
     names = kernel.arg_names
+    version = tuple(map(int, triton.__version__.split(".")[:2]))
     source = ASTSource(
         kernel,
         {name: types[name] for name in names},
-        {(names.index(name),): value for name, value in constants.items()},
+        # Triton before 3.3 names constants where later versions count them
+        constants
+        if version < (3, 3)
+        else {(names.index(name),): value for name, value in constants.items()},
     )
     binary = triton.compile(source, target=GPUTarget("cuda", 90, 32))
     assert (".entry" in binary.asm["ptx"]) and binary.asm["cubin"]
