@@ -6,6 +6,7 @@ uninterrupted one ends.
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import signal
@@ -81,7 +82,10 @@ def train(folder: Path) -> None:
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     net = Net()
-    trainer.fit(net, data, ckpt_path=last if last.exists() else None, weights_only=False)
+    # Lightning before 2.6 has no such argument, and unpickles as if it were given
+    trusted = "weights_only" in inspect.signature(trainer.fit).parameters
+    ours = {"weights_only": False} if trusted else {}
+    trainer.fit(net, data, ckpt_path=last if last.exists() else None, **ours)
     torch.save(net.state_dict(), folder / "final.pt")
 
 
