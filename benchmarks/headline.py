@@ -64,6 +64,8 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
     for label, count, accuracy in PUBLISHED.get(name, []):
         axes.plot(count, accuracy, "k*", markersize=9, label="published")
         axes.annotate(label, (count, accuracy), (0, 6), textcoords="offset points", fontsize=7)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, floating - 2.5), min(high, floating + 0.5))  # points below are not shown
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(low / 1.3, high * 1.8)

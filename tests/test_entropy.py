@@ -376,3 +376,24 @@ print(*kinds, before > 0, compiled() - before)
         check=False,
     )
     assert done.stdout.split() == ["dense", "rows", "sparse", "True", "0"], done.stderr
+
+
+@pytest.mark.parametrize("levels", [[0.0, 2.0, 1.0], [0.0, 1.0, 1.0]])
+def test_levels_must_ascend_everywhere(levels):
+    with pytest.raises(ValueError, match="strictly ascending"):
+        soft_entropy(torch.zeros(4), torch.tensor(levels), 1)
+
+
+def test_indices_of_one_value_need_no_bits():
+    for value in (0, 2):
+        assert index_entropy(torch.full((7,), value), 3, 2) == 0
+
+
+def test_the_plain_version_is_for_who_asks_for_it(monkeypatch):
+    def never(*_):
+        raise AssertionError("the plain version was taken")
+
+    monkeypatch.setattr("hemp_lightning.entropy._torch_bits_and_gradient", never)
+    assert soft_entropy(torch.zeros(4), UNEVEN.float(), 2) == 0
+    with pytest.raises(AssertionError):
+        soft_entropy(torch.zeros(4), UNEVEN.float(), 2, backend="torch")
