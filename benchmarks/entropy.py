@@ -1,8 +1,10 @@
 """Speed of the entropy term, the quantizers and a training step, as ratios within one run.
 
-    python benchmarks/entropy.py --threads 1 > benchmarks/results/entropy.md
+    python benchmarks/entropy.py --threads 1 --sizes 1e5 1e6 1e7 --networks
+    python benchmarks/entropy.py --threads 2 --skip entropy quantizers --networks lenet5 resnet20
 
-Every time is the least of several, in turn with the yardstick it is divided by.
+Times of functions are the least of several, in turn with the yardstick they are divided by; those
+of training steps are medians. benchmarks/results/entropy.md holds the tables.
 """
 
 from __future__ import annotations
@@ -100,6 +102,10 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-3, momentum=0.9)
 
 
+IMAGES = {"lenet5": (1, 28), "lenet300": (1, 28)}  # channels and size, else those of CIFAR
+STEPS = {"lenet5": 60, "lenet300": 60, "resnet20": 24}  # in a run, else 8
+
+
 class StepTimer(Callback):
     """Seconds from the start of one batch to the start of the next."""
 
@@ -140,8 +146,8 @@ def step_table(networks: list[str]) -> None:
     print("| network | step without, ms | step with, ms | ratio | of the pairs |")
     print("|---|---|---|---|---|")
     for name in networks:
-        channels, size, steps = (1, 28, 60) if name.startswith("lenet") else (3, 32, 24)
-        steps = steps if name in ("lenet5", "resnet20") else 8
+        channels, size = IMAGES.get(name, (3, 32))
+        steps = STEPS.get(name, 8)
         pairs = [
             [
                 median_step(name, channels, size, steps, callback)
@@ -182,7 +188,7 @@ def profile_table(networks: list[str]) -> None:
     print("| network | quantized weights in | real weights back | both terms |")
     print("|---|---|---|---|")
     for name in networks:
-        channels, size = (1, 28) if name.startswith("lenet") else (3, 32)
+        channels, size = IMAGES.get(name, (3, 32))
         callback = Profiled()
         median_step(name, channels, size, 8, callback)
         medians = [1e3 * float(torch.tensor(s[2:]).median()) for s in callback.seconds.values()]

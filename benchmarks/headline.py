@@ -47,7 +47,6 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
         ("results_seed*.json", "HEMP, a seed", "o", "#cc3311"),
         ("results_lambda0*.json", "without the entropy term", "s", "#4477aa"),
         ("nncodec_float*.json", "NNCodec on our float network", "v", "#228833"),
-        ("nncodec_tuned*.json", "NNCodec on one tuned as long in float", "^", "#ddaa33"),
     ):
         points = read(folder, pattern)
         if not points:

@@ -270,9 +270,15 @@ class HEMPCallback(Callback):
                 "Leave it out, or average before `start_epoch` in a run of its own"
             )
         self._parameters = select_tensors(self._root(pl_module), self.tensors)
+        self._real = []
         if stage == "fit":
             rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
             warm_up(self.order, trainer.strategy.root_device)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the memory that held the real weights."""
+        self._restore()
+        self._real = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the optimizers, and that a target can be steered to."""
@@ -453,9 +459,7 @@ class HEMPCallback(Callback):
         if self._stands_in or not self.codebooks:
             return
         parameters = [parameter.detach() for parameter in self._parameters.values()]
-        if [(p.shape, p.dtype, p.device) for p in parameters] != [
-            (real.shape, real.dtype, real.device) for real in self._real
-        ]:
+        if not self._real:
             self._real = [torch.empty_like(parameter) for parameter in parameters]
         for name, parameter, real in zip(self._parameters, parameters, self._real, strict=True):
             real.copy_(parameter)

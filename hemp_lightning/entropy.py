@@ -195,6 +195,10 @@ def index_entropy(
 def warm_up(order: int, device: torch.device | str = "cpu") -> None:
     """Compile what tuples of `order` need on a device, so that no training step waits for it.
 
+    Args:
+        order: Length n of the tuples, at least 1.
+        device: Where the weights will lie; float32.
+
     Example:
         >>> warm_up(2)
     """
@@ -280,10 +284,10 @@ def _bits_and_gradients(
     """Bits of whole tuples and of left-over weights, and `scale` times the gradient of the sum."""
     sizes = [len(part) for part in parts]
     layout = Layout.of(sizes, levels, order, pooled)
-    flat_kernel = _torch_bits_and_gradient
     device = parts[0].device
     if backend != "torch" and device.type == "cpu" and cpu.IS_COMPILED:
         return cpu.bits_and_gradients(parts, layout, with_gradients, scale)
+    flat_kernel = _torch_bits_and_gradient
     if backend != "torch" and device.type == "cuda" and find_spec("triton") is not None:
         from hemp_lightning.kernels import cuda
 

@@ -175,8 +175,7 @@ def new_network(config: DictConfig, datamodule: Any, start: bool = False) -> nn.
     )
     if start and model.checkpoint is not None:
         load_checkpoint(network, model.checkpoint)
-    layout = torch.channels_last if config.channels_last else torch.preserve_format
-    return network.to(memory_format=layout)
+    return network.to(memory_format=torch.channels_last) if config.channels_last else network
 
 
 def execute(experiment: Experiment) -> dict[str, Any]:

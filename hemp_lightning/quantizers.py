@@ -113,9 +113,25 @@ class Codebook:
 
         Args:
             weights: Any shape, floating dtype, on any device.
-            out: Where to put the result, a tensor of the shape and device of `weights`; autograd
-                does not see it change.
+            out: Where to put the result, of the shape and device of `weights` and any floating
+                dtype, `weights` itself too; autograd does not see it change.
+
+        Returns:
+            `out`, or a new tensor.
+
+        Raises:
+            ValueError: If `out` has another shape or lies on another device.
+
+        Example:
+            >>> weights = torch.tensor([0.9, 1.1])
+            >>> Codebook(torch.tensor([-1.0, 0.0, 2.0])).quantize(weights, out=weights)
+            tensor([0., 2.])
         """
+        if out is not None and (out.shape, out.device) != (weights.shape, weights.device):
+            raise ValueError(
+                f"`out` must have the shape {tuple(weights.shape)} of `weights` and lie on "
+                f"{weights.device}; found {tuple(out.shape)} on {out.device}"
+            )
         source = weights.detach().float()
         if source.is_cpu and self.levels.is_cpu and self.num_levels <= MAX_COMPARED:
             source, found = source.contiguous(), out

@@ -330,22 +330,27 @@ def test_without_gradients_there_are_none():
     assert entropy_and_gradients([torch.zeros(0)], [UNEVEN], 1, with_gradients=False)[0] == 0
 
 
+def printed(program: str, **environment: str) -> str:
+    """What a program prints in an interpreter of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_without_a_compiler_it_is_the_plain_version():
     program = (
         "import torch; from hemp_lightning.entropy import soft_entropy; "
         "from hemp_lightning.kernels.cpu import warm_up; warm_up(2); "
         "print(soft_entropy(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 1.0]), 1).item())"
     )
-    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert abs(float(done.stdout) - scipy_entropy([0.75, 0.25], base=2)) < 1e-6
+    found = float(printed(program, NUMBA_DISABLE_JIT="1"))
+    assert abs(found - scipy_entropy([0.75, 0.25], base=2)) < 1e-6
 
 
 def test_warm_up_leaves_nothing_to_compile():
@@ -367,15 +372,7 @@ for num_levels in (3, 9, 200):
     entropy_and_gradients([weights], [levels], 4)
 print(*kinds, before > 0, compiled() - before)
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.split() == ["dense", "rows", "sparse", "True", "0"], done.stderr
+    assert printed(program).split() == ["dense", "rows", "sparse", "True", "0"]
 
 
 @pytest.mark.parametrize("levels", [[0.0, 2.0, 1.0], [0.0, 1.0, 1.0]])

@@ -61,6 +61,13 @@ def test_quantize_into_a_tensor(num_levels, dtype):
         torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
 
 
+def test_quantize_into_a_tensor_of_another_shape_or_device():
+    codebook = Codebook(torch.tensor([-1.0, 1.0]))
+    for out in (torch.zeros(3), torch.zeros(2, 2, device="meta")):
+        with pytest.raises(ValueError, match=r"`out` must have the shape \(2, 2\) .* cpu; found"):
+            codebook.quantize(torch.zeros(2, 2), out=out)
+
+
 def test_quantize_with_merged_thresholds():
     codebook = Codebook(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([0.5, 0.5]))
     assert codebook.quantize(torch.tensor([0.4, 0.5, 0.6])).tolist() == [0.0, 2.0, 2.0]

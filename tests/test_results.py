@@ -32,7 +32,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LightningDataM
         with tarfile.open(archive) as tar:
             test = [entry for entry in tar.getmembers() if entry.name.startswith("test/")]
             tar.extractall(root, test, filter="data")
-        (root / "train").symlink_to(root / "test")  # a folder there must be
+        (root / "train").symlink_to(root / "test")  # `ImageFolder` wants one
         # the statistics of conf/dataset/imagefolder.yaml, with which the networks were trained
         mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
         found["imagefolder"] = ImageFolder(root=str(root), mean=mean, std=std)

@@ -265,8 +265,10 @@ class _Problem:
         for segment in segments:
             self.locate(segment)
             loops.count_buckets_of(self.view(self.cells, segment), order, leading, counts)
-        begins = np.concatenate([[0], np.cumsum(counts)])
-        heads, listed = begins[:-1].copy(), np.empty(tuples, np.int64)
+        shifts = [sum(d for j, d in enumerate(apart) if c >> j & 1) for c in range(1 << lead)]
+        # as many empty buckets in front as the corners of the first row reach for
+        begins = np.concatenate([np.zeros(shifts[-1] + 1, np.int64), np.cumsum(counts)])
+        heads, listed = begins[shifts[-1] : -1].copy(), np.empty(tuples, np.int64)
         cells = np.empty(tuples * order, self.cells[0].dtype)
         fractions = np.empty(tuples * order, self.dtype)
         bounds = np.cumsum([0, *(layout.tuples[segment] * order for segment in segments)])
@@ -278,12 +280,12 @@ class _Problem:
             cells,
             fractions,
             begins,
-            np.array([sum(d for j, d in enumerate(apart) if c >> j & 1) for c in range(1 << lead)]),
+            shifts[-1] - np.array(shifts),
             leading,
             steps,
             self.strides[table][lead:],
             np.zeros(inner),
-            np.empty(inner, self.dtype),
+            np.zeros(inner, self.dtype),
             slopes,
             with_gradient,
         )

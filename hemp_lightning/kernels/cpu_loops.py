@@ -366,7 +366,7 @@ def _make_places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
 
 
 def _add_noted(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
-    """`_add`, noting the cells that were empty; returns how many are noted."""
+    """`_add`, noting cells that were empty and are no more; returns how many are noted."""
     return _make_add_noted(table, cell, product, places, strides, noted, count)(
         table, cell, product, places, strides, noted, count
     )
@@ -380,7 +380,7 @@ def _make_add_noted(table, cell, product, places, strides, noted, count):  # typ
             before = table[np.uint64(cell)]
             noted[np.uint64(count)] = cell
             table[np.uint64(cell)] = before + product
-            return count + np.int64(before == 0)
+            return count + np.int64((before == 0) & (product != 0))
 
         return add_one
 
@@ -591,7 +591,7 @@ def rows(  # type: ignore[no-untyped-def]
     cells,
     fractions,
     begins,
-    offsets,
+    shifts,
     leading,
     steps,
     strides,
@@ -603,49 +603,37 @@ def rows(  # type: ignore[no-untyped-def]
     """Count sorted tuples a row of the table at a time; see `cpu.rows`.
 
     A row is touched by the tuples of `2^len(leading)` buckets, one for each corner of their leading
-    weights, `offsets` below it. Returns the sum of mass * log2 mass; `slopes` become those of it.
+    weights: `shifts` from the number of the row to theirs. Masses and logarithms of a row begin and
+    end as 0. Returns the sum of mass * log2 mass; `slopes` become those of it.
     """
     result = 0.0
     lead = len(leading)
     order = lead + len(steps)
+    corners = shifts.shape[0]
     scratch, packed = np.empty(ROW), np.empty(ROW)
     found = np.empty(ROW, logs.dtype)
-    touched = np.empty(1024, np.int32)
-    for row in range(begins.shape[0] - 1):
-        tuples = 0
-        for corner in range(offsets.shape[0]):
-            bucket = row - offsets[corner]
-            if bucket >= 0:
-                tuples += begins[bucket + 1] - begins[bucket]
-        if tuples == 0:
-            continue
-        if tuples << len(steps) > touched.shape[0]:
-            touched = np.empty(2 * (tuples << len(steps)), np.int32)
+    touched = np.empty(masses.shape[0] + 1, np.int64)
+    for row in range(begins.shape[0] - 1 - shifts[0]):
         count = 0
-        for corner in range(offsets.shape[0]):
-            bucket = max(row - offsets[corner], -1)
-            for t in range(begins[bucket] if bucket >= 0 else 0, begins[bucket + 1]):
+        for corner in range(corners):
+            bucket = row + shifts[corner]
+            for t in range(begins[bucket], begins[bucket + 1]):
                 first = t * order
                 weight = _weigh(_places_of(fractions, first, leading), corner)[0]
                 cell = _cell_of(cells, first + lead, steps)
                 places = _places_of(fractions, first + lead, steps)
                 count = _add_noted(masses, cell, weight, places, strides, touched, count)
-        # A cell noted twice, as its mass was still 0, has it in the first of its places alone.
-        for n in range(count):
-            logs[touched[n]] = 0
         for start in range(0, count, ROW):
             size = min(ROW, count - start)
             for n in range(size):
-                cell = touched[start + n]
-                packed[n] = masses[cell]
-                masses[cell] = 0
+                packed[n] = masses[touched[start + n]]
+                masses[touched[start + n]] = 0
             result += _finish_row(packed[:size], found[:size], scratch)
             for n in range(size):
-                if packed[n] > 0:
-                    logs[touched[start + n]] = found[n]
-        for corner in range(offsets.shape[0] if with_gradient else 0):
-            bucket = max(row - offsets[corner], -1)
-            for t in range(begins[bucket] if bucket >= 0 else 0, begins[bucket + 1]):
+                logs[touched[start + n]] = found[n]
+        for corner in range(corners if with_gradient else 0):
+            bucket = row + shifts[corner]
+            for t in range(begins[bucket], begins[bucket + 1]):
                 first = t * order
                 weights = _weigh(_places_of(fractions, first, leading), corner)
                 cell = _cell_of(cells, first + lead, steps)
@@ -653,6 +641,8 @@ def rows(  # type: ignore[no-untyped-def]
                 means = _contract(logs, cell, places, strides)
                 _increase(slopes, first, weights[1:], means[0])
                 _increase(slopes, first + lead, means[1:], weights[0])
+        for n in range(count):
+            logs[touched[n]] = 0
     return result
 
 
@@ -668,11 +658,8 @@ def spread(listed, slopes, leading, steps, out):  # type: ignore[no-untyped-def]
 @_jit
 def apply_slopes(cells, fractions, slopes, inverse):  # type: ignore[no-untyped-def]
     """Replace fractions by the gradient that slopes along them make."""
-    zero, one = fractions.dtype.type(0), fractions.dtype.type(1)
     for p in range(cells.shape[0]):
-        inside = (fractions[p] >= zero) & (fractions[p] < one)
-        slope = -slopes[p] * inverse[np.uint64(cells[p])]
-        fractions[p] = slope if inside else zero
+        _write(cells, fractions, p, inverse, (slopes[p],))
 
 
 @_jit
