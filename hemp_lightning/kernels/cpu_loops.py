@@ -378,9 +378,10 @@ def _make_add_noted(table, cell, product, places, strides, noted, count):  # typ
 
         def add_one(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
             before = table[np.uint64(cell)]
+            after = before + product
             noted[np.uint64(count)] = cell
-            table[np.uint64(cell)] = before + product
-            return count + np.int64((before == 0) & (product != 0))
+            table[np.uint64(cell)] = after
+            return count + np.int64(before == 0) - np.int64(after == 0)  # quicker than a branch
 
         return add_one
 
