@@ -208,7 +208,15 @@ def test_a_table_too_large_to_be_dense(backend):
 @pytest.mark.parametrize("backend", BACKENDS[1:], indirect=True)
 @pytest.mark.parametrize(
     ("num_levels", "order", "count"),
-    [(17, 3, 200), (100, 2, 300), (3000, 2, 2001), (2, 9, 50), (9, 5, 300), (6, 7, 400)],
+    [
+        (17, 3, 200),
+        (100, 2, 300),
+        (3000, 2, 2001),
+        (2, 9, 50),
+        (9, 5, 300),
+        (6, 7, 400),
+        (300, 4, 2800),
+    ],
 )
 def test_tables_by_rows_and_of_cells_in_use(backend, num_levels, order, count):
     """Each kind of table, growing too, against the plain version: value and gradient."""
