@@ -188,6 +188,37 @@ def test_summary_counts_everything_once(tmp_path):
     assert again.entropy_bits_per_weight == pytest.approx(summary.entropy_bits_per_weight)
 
 
+def test_summary_by_hand(tmp_path):
+    """Pairs run down the columns, where both tensors alternate: no bits at order 2."""
+    down = torch.tensor([[0.0], [1.0]]).expand(2, 6).repeat(3, 1)  # (6, 6): rows 0, 1, 0, 1 ...
+    across = down.T.contiguous()  # down a column one pair of each kind: 1 bit a pair
+    state = {"down": down, "across": across, "again": across, "one": torch.ones(5, 4)}
+    state["plain"] = torch.randn(7)
+    book = Codebook(torch.tensor([0.0, 1.0]))
+    books = {"down": book, "across": book, "one": Codebook(torch.tensor([1.0]))}
+    path = tmp_path / "hand.hemp"
+    options = {"order": 2, "scan": "kernel"}
+    for summary in (save(path, state, codebooks=books, **options), inspect(path, **options)):
+        found = {tensor.name: tensor for tensor in summary.tensors}
+        rates = {name: tensor.entropy_bits_per_weight for name, tensor in found.items()}
+        assert rates == {"down": 0, "across": 0.5, "again": 0.5, "one": 0, "plain": 0}
+        assert summary.entropy_bits_per_weight == pytest.approx(36 * 0.5 / (36 + 36 + 20))
+        assert found["again"].coder == "alias of across"
+        assert (found["again"].bytes, found["again"].table_bytes) == (0, 0)
+        assert (found["one"].coder, found["plain"].coder) == ("constant", "plain")
+        assert found["plain"].table_bytes == found["one"].table_bytes == 0
+        assert summary.bits_per_weight == 8 * summary.file_bytes / (36 + 36 + 20 + 7)
+    assert summary.encode_seconds == 0
+
+
+@pytest.mark.parametrize(("count", "end"), [(8, "k7$"), (10, "k7 and 2 more$")])
+def test_many_names_are_cut(tmp_path, count, end):
+    path = tmp_path / "x.hemp"
+    save(path, {f"k{n}": torch.zeros(3, 3) for n in range(count)})
+    with pytest.raises(ValueError, match=f"k0, k1, .*{end}"):
+        load_into(nn.Module(), path)
+
+
 def test_lenet_overhead_is_small(tmp_path):
     """All that is not coded content, of a LeNet-5: eight tensors, 431,080 weights."""
     shapes = {
