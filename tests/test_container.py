@@ -203,7 +203,7 @@ def test_summary_by_hand(tmp_path):
         rates = {name: tensor.entropy_bits_per_weight for name, tensor in found.items()}
         assert rates == {"down": 0, "across": 0.5, "again": 0.5, "one": 0, "plain": 0}
         assert summary.entropy_bits_per_weight == pytest.approx(36 * 0.5 / (36 + 36 + 20))
-        assert found["again"].coder == "alias of across"
+        assert found["again"].coder == "alias of across" and found["across"].coder in CODERS
         assert (found["again"].bytes, found["again"].table_bytes) == (0, 0)
         assert (found["one"].coder, found["plain"].coder) == ("constant", "plain")
         assert found["plain"].table_bytes == found["one"].table_bytes == 0
@@ -211,7 +211,7 @@ def test_summary_by_hand(tmp_path):
     assert summary.encode_seconds == 0
 
 
-@pytest.mark.parametrize(("count", "end"), [(8, "k7$"), (10, "k7 and 2 more$")])
+@pytest.mark.parametrize(("count", "end"), [(8, "k7$"), (9, "k7 and 1 more$")])
 def test_many_names_are_cut(tmp_path, count, end):
     path = tmp_path / "x.hemp"
     save(path, {f"k{n}": torch.zeros(3, 3) for n in range(count)})
