@@ -30,6 +30,7 @@ from hemp_lightning.scans import SCANS, check_scan, scan_axes
 
 _DENSE_CELLS = 2**22  # up to here tuples are counted in an array with an entry for each cell
 _PIECE = 2**18  # tuples that are counted at a time
+_POPPED = 2**16  # tuples that are decoded at a time
 _RARE = (1, 2, 3, 4, 6, 10, 18)  # what occurs less often than this may be spelled out
 
 
@@ -292,21 +293,28 @@ def _decode_tuples(
     start, stored = reader.offset, np.frombuffer(reader.view(reader.left, "words"), np.uint8)
     if len(stored) and stored[-1] == 0:
         raise HempFileError(None, len(reader.data) - 1, "a last byte other than 0", "0")
-    words = np.zeros(-(-len(stored) // 4), "<u4")
-    words.view(np.uint8)[: len(stored)] = stored
+    # The coder copies its words, so they can stand where the tuples will.
+    size_of_words = -(-len(stored) // 4) * 4
+    memory = tuples.reshape(-1).view(np.uint8)
+    if len(memory) < size_of_words:
+        memory = np.empty(size_of_words, np.uint8)
+    memory[len(stored) : size_of_words] = 0
+    memory[: len(stored)] = stored
+    words = memory[:size_of_words].view("<u4")
     coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32, copy=False))
-    del words  # which the coder copied
+    del words, memory
     # One row for each symbol; that of the escape does not matter.
     entries = np.zeros((len(table.cells) + table.has_escape, order), tuples.dtype)
     for place in range(order):
         column = table.cells // num_levels ** (order - 1 - place) % num_levels
         entries[len(entries) - len(column) :, place] = column
     model = _model(table)
-    pieces = [slice(begin, begin + _PIECE) for begin in range(0, size, _PIECE)]
+    pieces = [slice(begin, begin + _POPPED) for begin in range(0, size, _POPPED)]
     for these in pieces:
         symbols = _pop(coder, len(tuples[these]), model)
         tuples[these] = entries[symbols]
-        escaped[these] = (symbols == 0) & table.has_escape
+        if table.has_escape:  # else its pages are never touched
+            escaped[these] = symbols == 0
     bits = 8.0 * len(stored) - coder.num_valid_bits()
     if levels is not None:
         model = _model(levels)
