@@ -118,13 +118,13 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
     datamodule = instantiate(config.dataset)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    pruning = _optional(config.get("pruning"))
+    pruning = _optional(_part(config, "pruning"))
     starts = [part.start_epoch for part in (method, pruning) if hasattr(part, "start_epoch")]
     classifier = Classifier(
         new_network(config, datamodule, start=True),
         datamodule.num_classes,
         instantiate(config.optimizer),
-        _optional(config.get("scheduler")),
+        _optional(_part(config, "scheduler")),
         restart_epoch=min(starts, default=0),
         distillation=config.distillation,
         temperature=config.temperature,
@@ -265,9 +265,9 @@ def _execute(experiment: Experiment) -> dict[str, Any]:
 
 def method_name(config: DictConfig) -> str:
     """Name of what wrote the file: `hemp`, or the baseline of `quantization=`."""
-    if config.get("hemp"):
+    if _part(config, "hemp"):
         return "hemp"
-    return _choice(config, "quantization") if config.get("quantization") else "lloyd_max"
+    return _choice(config, "quantization") if _part(config, "quantization") else "lloyd_max"
 
 
 def zero_share(network: nn.Module) -> float:
@@ -300,7 +300,7 @@ def config_hash(config: DictConfig) -> str:
 
 
 def _method(config: DictConfig, folder: Path) -> Callback:
-    hemp, quantization = config.get("hemp"), config.get("quantization")
+    hemp, quantization = _part(config, "hemp"), _part(config, "quantization")
     if hemp and quantization:
         raise ValueError(
             "`hemp` and `quantization`: expected one of the two, each writes the file; found both. "
@@ -321,8 +321,14 @@ def _method(config: DictConfig, folder: Path) -> Callback:
     return method
 
 
-def _choice(config: DictConfig, group: str) -> str:
+def _part(config: DictConfig, group: str) -> DictConfig | None:
+    """What a group chose; None for `none`, also where an experiment has left settings for it."""
     part = config.get(group)
+    return part if part and "_target_" in part else None
+
+
+def _choice(config: DictConfig, group: str) -> str:
+    part = _part(config, group)
     return str(part.get("name", "none")) if part else "none"
 
 
@@ -331,4 +337,4 @@ def _copy(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _optional(part: DictConfig | None) -> Any:
-    return instantiate(part) if part else None  # an empty leaf composes to {}, not to None
+    return instantiate(part) if part else None

@@ -121,6 +121,15 @@ def test_baselines_end_to_end(tmp_path: Path, method: str) -> None:
     assert 0.0 <= found["accuracy"] <= 1.0
 
 
+@pytest.mark.parametrize(
+    ("word", "name"), [("hemp=none", "lloyd_max"), ("quantization=lsq", "lsq")]
+)
+def test_an_experiment_gives_way_to_another_method(tmp_path: Path, word: str, name: str) -> None:
+    """Its settings for HEMP are left over then, and mean nothing."""
+    words = ["experiment=lenet300_mnist", "dataset=digits", "float_epochs=1", "epochs=1", word]
+    assert in_process(tmp_path / "a", *words)["method"] == name
+
+
 def test_channels_last_is_where_the_network_lies_and_no_more(tmp_path: Path) -> None:
     settings = ["trainer=debug", "hydra.runtime.output_dir=."]
     found = {}
