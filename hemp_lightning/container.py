@@ -33,6 +33,7 @@ from hemp_lightning.layout.entries import (
     uncompiled,
 )
 from hemp_lightning.layout.files import HempFile, opened, replacing, with_checksum, write_file
+from hemp_lightning.layout.norms import Norms
 from hemp_lightning.layout.sections import SECTION_BYTES, Content, read_section, write_section
 from hemp_lightning.layout.storages import QUANTIZABLE
 from hemp_lightning.layout.streams import count_threads, in_order
@@ -162,6 +163,7 @@ def save(
     threads = count_threads(threads)
     options = Options(coder, order, scan, float_dtype)
     entries = read_entries(model_or_state_dict)
+    norms = Norms(entries)
     if codebooks is None:
         fitter = get_quantizer(quantizer, num_levels)
         names = chosen_names(model_or_state_dict, entries, tensors)
@@ -175,7 +177,7 @@ def save(
         tensor = entry.values()
         check_values(entry.name, tensor, quantized=position in books)
         if position not in books:
-            content = encode_plain(entry.name, tensor, options)
+            content = encode_plain(entry.name, tensor, options, norms)
             return content, _summarize(content)
         codebook = books[position]
         if codebook is None:

@@ -23,6 +23,8 @@ from hemp_lightning.coding import CODERS
 from hemp_lightning.coding.tuples import TuplesCoder
 from hemp_lightning.container import inspect, verify
 from hemp_lightning.layout import files
+from hemp_lightning.layout.entries import read_entries
+from hemp_lightning.layout.norms import Norms
 from hemp_lightning.layout.steps import round_to_steps
 from hemp_lightning.layout.storages import EXACT
 from hemp_lightning.quantizers import Codebook, LloydMaxQuantizer, UniformQuantizer
@@ -78,13 +80,16 @@ def test_a_network_with_everything_comes_back(tmp_path):
         "parts.größe.weight",
         "parts.层\n.weight",
     }
+    norms = Norms(read_entries(state))
     for name, tensor in state.items():
         if name in quantized:
             codebook = LloydMaxQuantizer(5).fit(tensor).half_precision()
             assert same(found[name], codebook.quantize(tensor)), name
         elif tensor.dtype == torch.float32:
-            held = round_to_steps(tensor) if tensor.ndim < 2 else tensor.half().float()
-            assert same(found[name], held), name
+            held = None
+            if tensor.ndim < 2:
+                held = round_to_steps(tensor, norms.limits(name, tensor))
+            assert same(found[name], tensor.half().float() if held is None else held), name
         else:
             assert same(found[name], tensor), name
     assert found["output.weight"] is found["embedding.weight"]

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from hemp_lightning import HempFileError, load, save
 from hemp_lightning.coding import CODERS
 from hemp_lightning.container import verify
+from hemp_lightning.layout.entries import read_entries
+from hemp_lightning.layout.norms import Norms
 from hemp_lightning.layout.steps import round_to_steps
 from hemp_lightning.layout.storages import EXACT
 from hemp_lightning.quantizers import Codebook
@@ -120,16 +122,17 @@ CASES = {
         lambda: {"big": torch.zeros(2**20 + 1, dtype=torch.int32), "w": numbers(11, 4, 4)},
         {"codebooks": {"w": LEVELS}, "coder": "tuples", "order": 1},
     ),
-    "steps": (statistics, {}),
+    "steps": (statistics, {}),  # as written before limits were kept to
+    "norms": (statistics, {}),
     "fast": (
         lambda: {"w": numbers(19, 8, 4, 3, 3), "b": numbers(20, 30)},
         {"codebooks": {"w": LEVELS}, "coder": "fast"},
     ),
 }
-VERSION_2 = ("steps", "fast")
+VERSION_2 = ("steps", "norms", "fast")
 # Others may be written differently: by other versions of the libraries for deflate, LZMA and bz2,
 # or by a context coder that has learned to choose better.
-SAME_BYTES = ("lenet", "dtypes", "tuples", "raw", "sections", "steps", "fast")
+SAME_BYTES = ("lenet", "dtypes", "tuples", "raw", "sections", "norms", "fast")
 
 
 def golden(name):
@@ -158,7 +161,8 @@ def test_golden_files_decode_to_what_was_written(name, tmp_path):
         if key not in books and tensor.dtype == torch.float32:
             dtype = options.get("float_dtype", "float16")
             held = getattr(torch, dtype)
-            stepped = round_to_steps(tensor) if name in VERSION_2 else None
+            limits = Norms(read_entries(state)).limits(key, tensor) if name == "norms" else None
+            stepped = round_to_steps(tensor, limits) if name in VERSION_2 else None
             wanted = tensor.to(held).float() if stepped is None else stepped
         assert digest({key: found[key]}) == digest({key: wanted}), key
 

@@ -14,6 +14,7 @@ from hemp_lightning.coding.general import RawCoder
 from hemp_lightning.coding.tuples import TuplesCoder
 from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.layout.levels import needs_wide
+from hemp_lightning.layout.norms import Norms
 from hemp_lightning.layout.sections import Content
 from hemp_lightning.layout.steps import round_to_steps
 from hemp_lightning.layout.storages import EXACT, FLOAT_DTYPES, STEPS, fits, to_words
@@ -98,11 +99,11 @@ def encode_quantized(
     return Content(record, levels, payload), indices
 
 
-def encode_plain(name: str, tensor: Tensor, options: Options) -> Content:
+def encode_plain(name: str, tensor: Tensor, options: Options, norms: Norms) -> Content:
     """Content of a tensor (on the CPU) that is stored as it is, or shorter within tolerance."""
     storage = EXACT[tensor.dtype]
-    if options.float_dtype == "steps" and tensor.dtype == torch.float32:
-        rounded = round_to_steps(tensor)
+    if options.float_dtype == "steps" and tensor.dtype == torch.float32 and tensor.ndim < 2:
+        rounded = round_to_steps(tensor, norms.limits(name, tensor))
         if rounded is not None:
             record = Record(name, PLAIN, tuple(tensor.shape), STEPS, section=0)
             return Content(record, to_words(rounded, STEPS))

@@ -38,49 +38,74 @@ _EXPONENTS = -149, 104  # of steps
 _REACH = MAX_LEVELS // 4 - 1  # multiples on either side of the centre
 
 
-def round_to_steps(tensor: Tensor) -> Tensor | None:
+def round_to_steps(tensor: Tensor, limits: Tensor | None = None) -> Tensor | None:
     """A float32 vector on few values, near the given ones.
 
-    If all entries are positive and the largest is at least 4 times the smallest, as it is with
-    variances, each entry moves by at most 1/64 of itself, and stays positive. Else it moves by at
-    most 1/32 of the mean distance of all entries to their median. A constant does not move.
+    If no entry is negative and the largest is at least 4 times the smallest positive one, as it is
+    with variances, each entry moves by at most 1/64 of itself: positive ones stay so, and 0 stays
+    0. Else it moves by at most 1/32 of the mean distance of all entries to their median. A constant
+    does not move.
 
     Args:
         tensor: float32, at most one axis, at least one entry.
+        limits: float64, of the shape of `tensor`: what each entry may move at most, if it may not
+            move as far as that.
 
     Returns:
         The vector that a block of steps holds, of the shape of `tensor`; None if there is none
         within the tolerance (more than one axis, infinity, too wide a range).
 
     Example:
-        >>> round_to_steps(torch.tensor([0.0, 1.0, 2.0, 2.03]))
-        tensor([0.0000, 1.0000, 2.0000, 2.0312])
+        >>> round_to_steps(torch.tensor([0.0, 1.0, 2.0, 2.03]) - 1)
+        tensor([-1.0000,  0.0000,  1.0000,  1.0312])
         >>> round_to_steps(torch.tensor([0.0011, 0.1, 20.0]))
         tensor([1.0986e-03, 9.9609e-02, 2.0000e+01])
     """
     if tensor.ndim > 1 or not tensor.numel() or not torch.isfinite(tensor).all():
         return None
     entries = tensor.reshape(-1).double().numpy()
+    moves = np.full(len(entries), np.inf) if limits is None else limits.reshape(-1).numpy()
     low, high = float(entries.min()), float(entries.max())
-    if 0 < low <= high / _WIDE:
-        shift = _MANTISSA - _KEPT
-        bits = tensor.reshape(-1).contiguous().numpy().view(np.int32).astype(np.int64)
-        bits = (bits + (1 << (shift - 1))) >> shift << shift
-        if low < 2.0**-126 or int(bits.max()) >= _INFINITY:
-            return None
-        rounded = bits.astype(np.uint32).view(np.float32)
-    elif low == high:
+    if low == high:
         rounded = entries.astype(np.float32) + np.float32(0)  # no -0
+    elif low >= 0 and high >= _WIDE * float(entries[entries > 0].min()):
+        rounded = _to_digits(tensor) if low > 0 else None
+        if rounded is None or not _within(rounded, entries, moves):
+            rounded = _to_multiples(entries, np.minimum(moves, entries / 2 ** (_KEPT + 1)))
     else:
-        deviation = float(np.abs(entries - np.median(entries)).mean())
-        exponent = max(math.frexp(2 * deviation / TOLERANCE)[1] - 1, _EXPONENTS[0])
+        rounded = _to_multiples(entries, moves)
+    return None if rounded is None else torch.from_numpy(rounded.copy()).reshape(tensor.shape)
+
+
+def _to_digits(tensor: Tensor) -> np.ndarray | None:
+    shift = _MANTISSA - _KEPT
+    bits = tensor.reshape(-1).contiguous().numpy().view(np.int32).astype(np.int64)
+    rounded = (bits + (1 << (shift - 1))) >> shift << shift
+    if int(bits.min()) < 1 << _MANTISSA or int(rounded.max()) >= _INFINITY:
+        return None  # subnormal ones have fewer digits
+    return rounded.astype(np.uint32).view(np.float32)
+
+
+def _to_multiples(entries: np.ndarray, moves: np.ndarray) -> np.ndarray | None:
+    """On the widest steps that keep within the tolerance and `moves`."""
+    deviation = float(np.abs(entries - np.median(entries)).mean())
+    widest = max(math.frexp(2 * deviation / TOLERANCE)[1] - 1, _EXPONENTS[0])
+    if widest > _EXPONENTS[1]:
+        return None
+    for exponent in range(widest, _EXPONENTS[0] - 1, -1):
         multiples = np.rint(np.ldexp(entries, -exponent))
-        if exponent > _EXPONENTS[1] or float(np.abs(multiples).max()) > _LARGEST:
+        if float(np.abs(multiples).max()) > _LARGEST:
             return None
         if float(np.abs(multiples - _centre(multiples)).max()) > _REACH:
             return None
         rounded = (np.ldexp(multiples, exponent) + 0.0).astype(np.float32)
-    return torch.from_numpy(rounded.copy()).reshape(tensor.shape)
+        if _within(rounded, entries, moves):
+            return rounded
+    return None
+
+
+def _within(rounded: np.ndarray, entries: np.ndarray, moves: np.ndarray) -> bool:
+    return bool((np.abs(rounded - entries) <= moves).all())
 
 
 def write_steps(tensors: list[np.ndarray]) -> bytes:

@@ -35,16 +35,44 @@ def round_trip(tensors):
 def test_no_entry_moves_beyond_the_tolerance(entries):
     rounded = round_to_steps(torch.tensor(entries))
     if rounded is None:
+        assert 0 in entries or any(0 < abs(entry) < 2**-126 for entry in entries)
         return
     exact = [Fraction(float(np.float32(entry))) for entry in entries]
     moves = [abs(Fraction(r) - e) for r, e in zip(rounded.tolist(), exact, strict=True)]
-    if min(exact) > 0 and max(exact) >= 4 * min(exact):
+    positive = [entry for entry in exact if entry > 0]
+    if min(exact) >= 0 and positive and max(exact) >= 4 * min(positive):
         assert all(move <= entry / 64 for move, entry in zip(moves, exact, strict=True))
     else:
         middle = statistics.median(exact)
         assert max(moves) <= sum(abs(e - middle) for e in exact) / len(exact) / 32
     if min(exact) > 0:
         assert min(rounded.tolist()) > 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(FLOATS | POSITIVE, st.floats(1e-4, 10)), min_size=1, max_size=30))
+def test_no_entry_moves_beyond_its_limit(pairs):
+    entries, limits = (
+        torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True)
+    )
+    entries = entries.float()
+    rounded, free = round_to_steps(entries, limits), round_to_steps(entries)
+    if rounded is None:
+        return
+    for entry, limit, moved in zip(
+        entries.tolist(), limits.tolist(), rounded.tolist(), strict=True
+    ):
+        assert abs(Fraction(moved) - Fraction(entry)) <= Fraction(limit)
+    if free is not None and ((free.double() - entries).abs() <= limits).all():
+        assert torch.equal(rounded, free)  # limits that bind nothing change nothing
+
+
+def test_a_variance_of_zero_keeps_the_others_from_becoming_zero():
+    variances = torch.tensor([0.0, 0.097, 6.8, 3.1])  # of a dead channel and others
+    rounded = round_to_steps(variances)
+    assert rounded[0] == 0
+    assert ((rounded - variances).abs() <= variances / 64).all()
+    assert round_to_steps(torch.tensor([0.0, 1e-6, 6.8, 3.1])) is None  # float16 is shorter
 
 
 def test_what_has_no_steps():
