@@ -208,6 +208,7 @@ class HEMPCallback(Callback):
         self._last_refit = self._last_refit_epoch = -1
         self._batch_fraction = 0.0
         self._in_batch = False
+        self._ended = False
         self._control = LambdaControl()
         self._first_step: int | None = None  # the optimizer step at which the terms set in
         self._measured: Measured | None = None
@@ -271,6 +272,7 @@ class HEMPCallback(Callback):
             )
         self._parameters = select_tensors(self._root(pl_module), self.tensors)
         self._real = []
+        self._ended = False
         if stage == "fit":
             rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
             warm_up(self.order, trainer.strategy.root_device)
@@ -359,6 +361,7 @@ class HEMPCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Recalibrate BatchNorm on the quantized network and write the file."""
+        self._ended = True
         self._restore()
         if not self.codebooks:
             rank_zero_warn(
@@ -377,6 +380,15 @@ class HEMPCallback(Callback):
                 self.summary = self._write(pl_module)
         finally:
             self._restore()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file also where there was nothing left to train.
+
+        So it is for a run that was killed between its last checkpoint and its file, and then
+        resumed: Lightning calls no other hook.
+        """
+        if not self._ended:
+            self.on_train_end(trainer, pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -79,6 +79,8 @@ class FloatSnapshot(Callback):
         if self.state is None:
             self.state = _copy(network_of(pl_module))
 
+    on_fit_end = on_train_end  # comes alone where there is nothing to train
+
     def state_dict(self) -> dict[str, Any]:
         """The copy goes into checkpoints, so that a resumed run still has it."""
         return {"state": self.state}
@@ -199,9 +201,6 @@ def _execute(experiment: Experiment) -> dict[str, Any]:
     fit_seconds = time.perf_counter() - started
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if trainer.max_epochs == 0:  # no training: Lightning then does not call its end either
-        for callback in (experiment.snapshot, method):
-            callback.on_train_end(trainer, experiment.classifier)
     summary: Any = method.summary  # type: ignore[attr-defined]
     decoded = new_network(config, experiment.datamodule)
     started = time.perf_counter()

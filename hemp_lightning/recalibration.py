@@ -22,7 +22,8 @@ def recalibrate(
     """Replace the running statistics of `module` by plain averages over training batches.
 
     Runs `training_step` without gradients, with all but the norms in evaluation mode. Changes no
-    parameter, and leaves the random state as it was. Does nothing without a BatchNorm.
+    parameter, and leaves the random state as it was. Does nothing without a BatchNorm, and keeps
+    the statistics, with a warning, where there is no batch to be had.
 
     Args:
         trainer: Trainer with a training loader.
@@ -45,6 +46,8 @@ def recalibrate(
         return
     momenta = [norm.momentum for norm in norms]
     modes = [(part, part.training) for part in pl_module.modules()]
+    before = [{key: value.clone() for key, value in norm.named_buffers()} for norm in norms]
+    index = -1
     pl_module.eval()
     for norm in norms:
         norm.reset_running_stats()
@@ -56,7 +59,7 @@ def recalibrate(
         with torch.random.fork_rng(devices), torch.no_grad(), _silent(pl_module):
             torch.manual_seed(0)  # the order of batches is the same after a resume
             for index, batch in enumerate(islice(_batches(trainer), num_batches)):
-                batch = trainer.strategy.batch_to_device(batch)
+                batch = trainer.strategy.batch_to_device(batch, pl_module.device)
                 with trainer.precision_plugin.train_step_context():
                     pl_module.training_step(*((batch, index) if takes_index else (batch,)))
     finally:
@@ -64,6 +67,14 @@ def recalibrate(
             norm.momentum = momentum
         for part, mode in modes:
             part.training = mode
+    if index < 0:
+        rank_zero_warn(
+            "BatchNorm statistics are not recalibrated: the training loader gave no batch. The "
+            "file holds the running statistics of the training"
+        )
+        for norm, buffers in zip(norms, before, strict=True):
+            norm.load_state_dict(buffers, strict=False)
+        return
     for norm in norms:
         for buffer in (norm.running_mean, norm.running_var):
             assert buffer is not None
@@ -72,7 +83,8 @@ def recalibrate(
 
 def _batches(trainer: Trainer) -> Iterator[Any]:
     loaders = trainer.train_dataloader
-    assert loaders is not None  # training has just ended
+    if loaders is None:  # as with `limit_train_batches=0`
+        return iter(())
     if isinstance(loaders, (list, tuple, dict)):
         return (batch for batch, _, _ in CombinedLoader(loaders, "min_size"))
     return iter(loaders)

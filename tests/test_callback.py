@@ -281,6 +281,25 @@ def test_resume_ends_at_the_same_weights(tmp_path, stop):
     assert (tmp_path / "a.hemp").read_bytes() == (tmp_path / "b.hemp").read_bytes()
 
 
+def test_a_run_killed_before_its_file_gets_it_when_it_is_resumed(tmp_path):
+    options = {"num_levels": 4, "path": tmp_path / "a.hemp"}
+    keep = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
+    fit(stranger(), HEMPCallback(**options), keep, epochs=2, enable_checkpointing=True)
+    again = HEMPCallback(**(options | {"path": tmp_path / "b.hemp"}))
+    fit(stranger(), again, epochs=2, ckpt_path=str(tmp_path / "last.ckpt"))  # nothing to train
+    assert (tmp_path / "a.hemp").read_bytes() == (tmp_path / "b.hemp").read_bytes()
+    assert again.summary.file_bytes == (tmp_path / "b.hemp").stat().st_size
+
+
+def test_a_loader_without_batches_leaves_batchnorm_its_statistics(tmp_path):
+    module = stranger()
+    module.net[1].running_mean.fill_(7.0)
+    callback = HEMPCallback(path=tmp_path / "a.hemp")
+    with pytest.warns(UserWarning, match="the training loader gave no batch"):
+        fit(module, callback, limit_train_batches=0)
+    assert hemp_lightning.load(callback.path)["net.1.running_mean"].tolist() == [7.0] * 6
+
+
 def test_the_same_seed_gives_the_same_file(tmp_path):
     for name in ("a", "b"):
         fit(stranger(), HEMPCallback(order=3, path=tmp_path / name))
