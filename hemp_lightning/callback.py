@@ -19,6 +19,7 @@ from torch.optim import LBFGS, Optimizer
 
 from hemp_lightning.container import Summary, save
 from hemp_lightning.entropy import SCOPES, entropy_and_gradients, index_entropy, warm_up
+from hemp_lightning.folding import folded_state
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 from hemp_lightning.rates import RATE_MODELS, ContextRates
 from hemp_lightning.recalibration import recalibrate
@@ -43,12 +44,14 @@ class FileOptions:
         float_dtype: How tensors that are not quantized are held; see `save`.
         recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
             quantized weights before writing; 0 keeps those of the training.
+        fold_norms: Say each BatchNorm in two numbers a channel and not four; see `save`.
     """
 
     module: str | None = None
     coder: str = "context"
     float_dtype: str = "steps"
     recalibrate_batches: int = 100
+    fold_norms: bool = False
 
     def __post_init__(self) -> None:
         if self.recalibrate_batches < 0:
@@ -625,12 +628,14 @@ class HEMPCallback(Callback):
     def _save(
         self, path: Path, pl_module: LightningModule, codebooks: Mapping[str, Codebook]
     ) -> Summary:
+        root = self._root(pl_module)
+        folds, held = self.file.fold_norms, self.file.float_dtype
         return save(
             path,
-            self._root(pl_module).state_dict(),
+            folded_state(root, codebooks, held) if folds else root.state_dict(),
             coder=self.file.coder,
             codebooks={name: book.to("cpu") for name, book in codebooks.items()},
             order=self.order,
             scan=self.scan,
-            float_dtype=self.file.float_dtype,
+            float_dtype=held,
         )

@@ -281,6 +281,18 @@ def test_resume_ends_at_the_same_weights(tmp_path, stop):
     assert (tmp_path / "a.hemp").read_bytes() == (tmp_path / "b.hemp").read_bytes()
 
 
+def test_a_file_with_folded_norms_decodes_to_the_same_network(tmp_path):
+    found = {}
+    for folds in (False, True):
+        options = FileOptions(float_dtype="float32", fold_norms=folds)
+        callback = HEMPCallback(num_levels=4, path=tmp_path / f"{folds}.hemp", file=options)
+        fit(stranger(), callback)
+        net = hemp_lightning.load_into(Stranger(), callback.path).eval()
+        found[folds] = torch.cat([net.net(images) for images, _ in loader()])
+        assert bool((net.net[1].running_mean == 0).all()) == folds
+    torch.testing.assert_close(found[True], found[False])
+
+
 def test_a_run_killed_before_its_file_gets_it_when_it_is_resumed(tmp_path):
     options = {"num_levels": 4, "path": tmp_path / "a.hemp"}
     keep = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)

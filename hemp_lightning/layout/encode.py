@@ -101,14 +101,15 @@ def encode_quantized(
 
 def encode_plain(name: str, tensor: Tensor, options: Options, norms: Norms) -> Content:
     """Content of a tensor (on the CPU) that is stored as it is, or shorter within tolerance."""
-    storage = EXACT[tensor.dtype]
+    storage, limits = EXACT[tensor.dtype], None
     if options.float_dtype == "steps" and tensor.dtype == torch.float32 and tensor.ndim < 2:
-        rounded = round_to_steps(tensor, norms.limits(name, tensor))
+        limits = norms.limits(name, tensor)
+        rounded = round_to_steps(tensor, limits)
         if rounded is not None:
             record = Record(name, PLAIN, tuple(tensor.shape), STEPS, section=0)
             return Content(record, to_words(rounded, STEPS))
     shorter = FLOAT_DTYPES[options.float_dtype]
-    if tensor.dtype == torch.float32 and fits(tensor, shorter):
+    if tensor.dtype == torch.float32 and fits(tensor, shorter, limits):
         storage = shorter
     record = Record(name, PLAIN, tuple(tensor.shape), storage, section=0)
     return Content(record, to_words(tensor, storage))

@@ -7,6 +7,8 @@ that: a move that is small beside the other channels would come out as large as 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,6 @@ from hemp_lightning.layout.steps import TOLERANCE
 
 _MEAN, _VARIANCE = "running_mean", "running_var"
 _EPSILON = 1e-5  # what torch's norms add to a variance unless they are told otherwise
-_HALF = 2.0**-11  # unit of rounding of float16
 
 
 class Norms:
@@ -48,18 +49,40 @@ class Norms:
 
         Returns:
             Of means, a part of the deviations of their channels; of what is in no norm and so may
-            lead into one, a unit of rounding of float16; float64, of the shape of `tensor`. None
-            where only the others count, and in a network without BatchNorm.
+            lead into one, a part of what the deviation is of a dead channel; of weights and biases
+            of norms, see `own_limits`. float64, of the shape of `tensor`. None where only the
+            others count, and in a network without BatchNorm.
         """
         prefix, leaf = _split(name)
         if not self._variances:
             return None
         if prefix not in self._variances:
-            return tensor.double().abs() * _HALF
-        variance = self._variances[prefix].values().double() if leaf == _MEAN else None
-        if variance is None or variance.shape != tensor.shape:
+            return torch.full_like(tensor, math.sqrt(_EPSILON) / TOLERANCE, dtype=torch.float64)
+        if leaf == _VARIANCE:
+            return None
+        if leaf != _MEAN:
+            return own_limits(tensor)
+        variance = self._variances[prefix].values().double()
+        if variance.shape != tensor.shape:
             return None
         return torch.sqrt(variance.clamp_min(0) + _EPSILON) / TOLERANCE
+
+
+def own_limits(tensor: Tensor) -> Tensor:
+    """A part of each entry and of the median one: one of a size of its own sets no steps for all.
+
+    Args:
+        tensor: float32, at least one entry.
+
+    Returns:
+        float64, of the shape of `tensor`.
+
+    Example:
+        >>> own_limits(torch.tensor([-1.0, 0.0, 31.0]))
+        tensor([0.0625, 0.0312, 1.0000], dtype=torch.float64)
+    """
+    sizes = tensor.double().abs()
+    return (sizes + sizes.median()) / TOLERANCE
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -77,11 +77,12 @@ INTEGERS = tuple(d for d in EXACT if not (d.is_floating_point or d.is_complex or
 """Integer dtypes."""
 
 
-def fits(tensor: Tensor, storage: Storage) -> bool:
+def fits(tensor: Tensor, storage: Storage, limits: Tensor | None = None) -> bool:
     """Whether a storage holds a float32 tensor within the tolerance of the format.
 
     Each entry may move by a unit of rounding of itself, `2^-11` in float16 and `2^-8` in bfloat16,
-    or by `2^-22` of the largest entry, whichever is more; and no finite entry may become infinite.
+    or by `2^-22` of the largest entry, whichever is more, but none by more than its limit, if there
+    are limits; and no finite entry may become infinite.
 
     Example:
         >>> fits(torch.tensor([1.0, 1e-9]), HALF), fits(torch.tensor([1e-9, 1e-6]), HALF)
@@ -94,7 +95,10 @@ def fits(tensor: Tensor, storage: Storage) -> bool:
     size = exact.abs()
     largest = size.max() if size.numel() else size.new_zeros(())
     unit = torch.finfo(storage.held).eps / 2
-    return bool((error <= torch.maximum(size * unit, largest * 2.0**-22)).all())
+    tolerance = torch.maximum(size * unit, largest * 2.0**-22)
+    if limits is not None:
+        tolerance = torch.minimum(tolerance, limits)
+    return bool((error <= tolerance).all())
 
 
 def to_words(tensor: Tensor, storage: Storage) -> np.ndarray:
