@@ -186,7 +186,11 @@ class LSQ(Callback):
             codebooks[name] = Codebook(grid * float(step.detach().half()))
         if trainer.is_global_zero:
             self.summary = save(
-                self.path, network_of(pl_module), codebooks=codebooks, coder=self.coder
+                self.path,
+                network_of(pl_module),
+                codebooks=codebooks,
+                coder=self.coder,
+                fold_norms=True,
             )
 
     def state_dict(self) -> dict[str, Any]:

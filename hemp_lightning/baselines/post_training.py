@@ -50,4 +50,5 @@ class PostTraining(Callback):
                 num_levels=self.num_levels,
                 quantizer=self.quantizer,
                 coder=self.coder,
+                fold_norms=True,
             )
