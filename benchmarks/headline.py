@@ -47,6 +47,7 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
         ("results_seed*.json", "HEMP, a seed", "o", "#cc3311"),
         ("results_lambda0*.json", "without the entropy term", "s", "#4477aa"),
         ("nncodec_float*.json", "NNCodec on our float network", "v", "#228833"),
+        ("nncodec_longfloat*.json", "NNCodec on a float network trained as long", "^", "#ccbb44"),
     ):
         points = read(folder, pattern)
         if not points:
