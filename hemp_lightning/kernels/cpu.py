@@ -82,11 +82,16 @@ class _Problem:
     def __init__(self, weights: list[np.ndarray], layout: Layout, scale: float) -> None:
         self.weights = weights
         self.layout = layout
-        few = max(layout.table_levels) <= 256
-        self.cells = [np.empty(len(part), np.uint8 if few else np.uint16) for part in weights]
-        # The place of each weight in its cell, and in the last pass its gradient instead.
-        self.fractions = [np.empty_like(part) for part in weights]
         self.dtype = weights[0].dtype
+        few = max(layout.table_levels) <= 256
+        # One piece of memory: numpy asks the system for large pages where it is large enough.
+        total = sum(map(len, weights))
+        memory = np.empty(total * (self.dtype.itemsize + (1 if few else 2)), np.uint8)
+        fractions, cells = np.split(memory, [total * self.dtype.itemsize])
+        ends = np.cumsum([len(part) for part in weights])[:-1]
+        # The place of each weight in its cell, and in the last pass its gradient instead.
+        self.fractions = np.split(fractions.view(self.dtype), ends)
+        self.cells = np.split(cells.view(np.uint8 if few else np.uint16), ends)
         self.totals = layout.table_tuples()
         self.levels, self.above, self.inverses, self.scaled, self.buckets = [], [], [], [], []
         infinity = self.dtype.type(np.inf)
@@ -236,11 +241,11 @@ class _Problem:
         return bits
 
     def rows(self, with_gradient: bool) -> float:
-        """Tables a row at a time: the cells that share the indices of their leading weights.
+        """Tables two rows at a time: cells that share the indices of their leading weights.
 
         Tuples are sorted by the cells of their leading weights. A row is touched by those in a few
         neighbouring buckets: it is filled, turned into logarithms where something was added, and
-        contracted, while it stays in the nearest cache. Only one row exists at any time.
+        contracted, while it stays in a near cache. No more than two rows exist at any time.
         """
         jobs = [[(table, 0, count, 0)] for table, count in enumerate(self.totals)]
         bits = [0.0] * len(jobs)
@@ -259,45 +264,47 @@ class _Problem:
         inner = num_levels ** (order - lead)
         leading = tuple(step // inner for step in self.steps[table][:lead])
         steps = self.steps[table][lead:]
-        apart = [stride // inner for stride in self.strides[table][:lead]]
         segments = [s for s, t in enumerate(layout.tables) if t == table]
         counts = np.zeros(num_levels**lead, np.int64)
         for segment in segments:
             self.locate(segment)
             loops.count_buckets_of(self.view(self.cells, segment), order, leading, counts)
-        shifts = [sum(d for j, d in enumerate(apart) if c >> j & 1) for c in range(1 << lead)]
+        shifts = np.zeros(1, np.int64)
+        for stride in leading[:-1]:  # one corner of those weights after the other
+            shifts = np.concatenate([shifts, shifts + stride])
         # as many empty buckets in front as the corners of the first row reach for
         begins = np.concatenate([np.zeros(shifts[-1] + 1, np.int64), np.cumsum(counts)])
-        heads, listed = begins[shifts[-1] : -1].copy(), np.empty(tuples, np.int64)
-        cells = np.empty(tuples * order, self.cells[0].dtype)
-        fractions = np.empty(tuples * order, self.dtype)
-        bounds = np.cumsum([0, *(layout.tuples[segment] * order for segment in segments)])
-        for segment, start in zip(segments, bounds, strict=False):
+        heads = begins[shifts[-1] : -1].copy()
+        # one piece of memory, which numpy asks the system for in large pages
+        places, slopes, rest = np.split(
+            np.empty(tuples * (2 * order + 2), self.dtype),
+            tuples * np.array([order + 1, 2 * order + 1]),
+        )
+        integer = np.int32 if self.dtype == np.float32 else np.int64
+        numbers = places.view(integer)
+        ends = np.cumsum([layout.tuples[segment] for segment in segments])
+        listed = np.split(rest.view(integer), ends[:-1])
+        for segment, found in zip(segments, listed, strict=True):
             views = self.view(self.cells, segment), self.view(self.fractions, segment)
-            loops.sort_tuples(*views, start, leading, steps, heads, cells, fractions, listed)
-        slopes = np.zeros(tuples * order if with_gradient else 0, self.dtype)
+            loops.sort_tuples(*views, leading, steps, heads, places, numbers, found)
+        pitch = -(-inner // loops.LINE) * loops.LINE
         bits = loops.rows(
-            cells,
-            fractions,
+            places,
+            numbers,
             begins,
-            shifts[-1] - np.array(shifts),
+            num_levels ** (lead - 1),
+            num_levels,
+            shifts[-1] - shifts,
             leading,
-            steps,
-            self.strides[table][lead:],
-            np.zeros(inner),
-            np.zeros(inner, self.dtype),
+            (pitch, *self.strides[table][lead:]),
+            np.zeros(2 * pitch),
+            np.empty(2 * pitch, self.dtype),
             slopes,
             with_gradient,
         )
-        if with_gradient:
-            loops.spread(listed, slopes, leading, steps, fractions)
-            for segment, begin, end in zip(segments, bounds[:-1], bounds[1:], strict=True):
-                loops.apply_slopes(
-                    self.view(self.cells, segment),
-                    self.view(self.fractions, segment),
-                    fractions[begin:end],
-                    self.scaled[segment],
-                )
+        for segment, found in zip(segments, listed, strict=True) if with_gradient else ():
+            views = self.view(self.cells, segment), self.view(self.fractions, segment)
+            loops.spread(*views, self.scaled[segment], self.steps[table], found, slopes)
         return _total(tuples) - bits
 
     def sparse(self, with_gradient: bool) -> float:

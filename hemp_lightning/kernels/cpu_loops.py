@@ -18,15 +18,50 @@ BLOCK = 128
 ROW = 64
 """Cells whose logarithms are taken together."""
 
+LINE = 16
+"""Cells of a row of a table that become logarithms together, if one of them is hit."""
+
 QUANTIZED = 512
 """Weights that are compared with one threshold after the other: they stay in the nearest cache."""
 
-_ROOT_HALF = 0x3FE6A09E667F3BCD  # the bits of the square root of 1/2
-_TWO_OVER_LN2 = 2 / float(np.log(2))
-
 _jit: Any = partial(njit, nogil=True, cache=True, error_model="numpy")
 _inlined: Any = njit(inline="always")
-_unrolled: Any = partial(overload, jit_options={"forceinline": True})
+_unrolled: Any = partial(overload, jit_options={"forceinline": True, "error_model": "numpy"})
+
+
+@_inlined
+def _atanh(s):  # type: ignore[no-untyped-def]
+    """`atanh s` for `|s| < 0.1716` to the last bits of float64."""
+    z = s * s
+    series = 1 / 21
+    series = series * z + 1 / 19
+    series = series * z + 1 / 17
+    series = series * z + 1 / 15
+    series = series * z + 1 / 13
+    series = series * z + 1 / 11
+    series = series * z + 1 / 9
+    series = series * z + 1 / 7
+    series = series * z + 1 / 5
+    series = series * z + 1 / 3
+    return s + s * z * series
+
+
+@_inlined
+def _atanh_single(s):  # type: ignore[no-untyped-def]
+    """`_atanh` to the last bits of float32."""
+    z = s * s
+    series = np.float32(1 / 9)
+    series = series * z + np.float32(1 / 7)
+    series = series * z + np.float32(1 / 5)
+    series = series * z + np.float32(1 / 3)
+    return s + s * z * series
+
+
+# Integers of the same size, bits of the mantissa, the bits of the square root of 1/2, and `atanh`.
+_FORMATS: dict[type, tuple[Any, int, int, Any]] = {
+    np.float64: (np.int64, 52, 0x3FE6A09E667F3BCD, _atanh),
+    np.float32: (np.int32, 23, 0x3F3504F3, _atanh_single),
+}
 
 
 @_jit
@@ -127,49 +162,6 @@ def quantize(weights, thresholds, levels, out):  # type: ignore[no-untyped-def]
                 found[p] = above if these[p] >= border else found[p]
 
 
-@_inlined
-def _finish_row(masses, logs, scratch):  # type: ignore[no-untyped-def]
-    """`finish` for at most `ROW` cells, with a logarithm that the compiler vectorises.
-
-    `m = 2^e (1 + s) / (1 - s)` with `|s| < 0.1716`, and `log2 m = e + 2 / ln 2 * atanh s`: eleven
-    terms of the series hold it to the last bits.
-    """
-    words, mantissas = masses.view(np.int64), scratch.view(np.int64)
-    cells = masses.shape[0]
-    for cell in range(cells):
-        exponent = (words[cell] - _ROOT_HALF) >> 52
-        mantissas[cell] = words[cell] - (exponent << 52)
-        logs[cell] = exponent
-    for cell in range(cells):
-        s = (scratch[cell] - 1.0) / (scratch[cell] + 1.0)
-        z = s * s
-        series = 1 / 21
-        series = series * z + 1 / 19
-        series = series * z + 1 / 17
-        series = series * z + 1 / 15
-        series = series * z + 1 / 13
-        series = series * z + 1 / 11
-        series = series * z + 1 / 9
-        series = series * z + 1 / 7
-        series = series * z + 1 / 5
-        series = series * z + 1 / 3
-        scratch[cell] = _TWO_OVER_LN2 * (s + s * z * series)
-    for cell in range(cells):
-        log = np.float64(logs[cell]) + scratch[cell]
-        log = log if masses[cell] > 0 else 0.0
-        scratch[cell] = masses[cell] * log
-        logs[cell] = log
-    a = b = c = d = 0.0
-    for cell in range(0, cells - 3, 4):
-        a += scratch[cell]
-        b += scratch[cell + 1]
-        c += scratch[cell + 2]
-        d += scratch[cell + 3]
-    for cell in range(cells - cells % 4, cells):
-        a += scratch[cell]
-    return (a + b) + (c + d)
-
-
 @_jit
 def finish(table, parts, cells, logs):  # type: ignore[no-untyped-def]
     """Add the parts of a table, fill in `log2` of the mass, and return the sum of mass * log2 mass.
@@ -177,15 +169,14 @@ def finish(table, parts, cells, logs):  # type: ignore[no-untyped-def]
     The gradient needs differences of logarithms only, so the logarithm of the total is left out:
     that of an empty cell, which counts as one tuple, is 0, and float32 holds small ones well.
     """
-    result = 0.0
-    scratch = np.empty(ROW)
+    sums = np.zeros(ROW)
     for start in range(0, cells, ROW):
         end = min(start + ROW, cells)
         for part in range(1, parts):
             for cell in range(start, end):
                 table[cell] += table[part * cells + cell]
-        result += _finish_row(table[start:end], logs[start:end], scratch)
-    return result
+        _finish_line(table, start, end - start, logs, sums, np.float64(1))
+    return sums.sum()
 
 
 @_jit
@@ -267,6 +258,36 @@ def search(values, starts, keys, thresholds, found):  # type: ignore[no-untyped-
 # stays in registers. `places` (floats), `steps` and `strides` (int64) have an entry per weight:
 # `steps` leads from cell to cell for a weight one cell further up, `strides` to the upper corner.
 # As plain Python, uncompiled, each makes the function for its length and calls it.
+
+
+def _finish_line(masses, first, size, logs, sums, real):  # type: ignore[no-untyped-def]
+    """Logarithms of up to `ROW` cells; adds mass * log2 mass to `sums`. The compiler vectorises it.
+
+    `m = 2^e (1 + s) / (1 - s)` with `|s| < 0.1716`, and `log2 m = e + 2 / ln 2 * atanh s`, in the
+    dtype of `real`, a number.
+    """
+    _make_finish_line(masses, first, size, logs, sums, real)(masses, first, size, logs, sums, real)
+
+
+@_unrolled(_finish_line)
+def _make_finish_line(masses, first, size, logs, sums, real):  # type: ignore[no-untyped-def]
+    kind = np.dtype(str(getattr(real, "dtype", real))).type  # numba gives its type
+    integer, bits, root_half, atanh = _FORMATS[kind]
+    root_half, bits = integer(root_half), integer(bits)
+    one, zero, factor = kind(1), kind(0), kind(2 / np.log(2))
+
+    def finish_line(masses, first, size, logs, sums, real):  # type: ignore[no-untyped-def]
+        for n in range(np.uint64(size)):
+            mass = kind(masses[np.uint64(first) + n])
+            word = mass.view(integer)
+            exponent = integer(integer(word - root_half) >> bits)
+            mantissa = integer(word - integer(exponent << bits)).view(kind)
+            log = kind(exponent) + factor * atanh((mantissa - one) / (mantissa + one))
+            log = log if mass > zero else zero
+            sums[n] += np.float64(mass * log)
+            logs[np.uint64(first) + n] = log
+
+    return finish_line
 
 
 def _add(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
@@ -365,56 +386,48 @@ def _make_places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
     return places_of
 
 
-def _add_noted(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
-    """`_add`, noting cells that were empty and are no more; returns how many are noted."""
-    return _make_add_noted(table, cell, product, places, strides, noted, count)(
-        table, cell, product, places, strides, noted, count
+def _add_marked(table, cell, product, places, strides, marks):  # type: ignore[no-untyped-def]
+    """`_add`, marking the lines of the cells."""
+    return _make_add_marked(table, cell, product, places, strides, marks)(
+        table, cell, product, places, strides, marks
     )
 
 
-@_unrolled(_add_noted)
-def _make_add_noted(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
+@_unrolled(_add_marked)
+def _make_add_marked(table, cell, product, places, strides, marks):  # type: ignore[no-untyped-def]
     if not len(places):
 
-        def add_one(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
-            before = table[np.uint64(cell)]
-            after = before + product
-            noted[np.uint64(count)] = cell
-            table[np.uint64(cell)] = after
-            return count + np.int64(before == 0) - np.int64(after == 0)  # quicker than a branch
+        def add_one(table, cell, product, places, strides, marks):  # type: ignore[no-untyped-def]
+            table[np.uint64(cell)] += product
+            marks[np.uint64(cell) // np.uint64(LINE)] = 1
 
         return add_one
 
-    def add(table, cell, product, places, strides, noted, count):  # type: ignore[no-untyped-def]
+    def add(table, cell, product, places, strides, marks):  # type: ignore[no-untyped-def]
         low = product * (type(product)(1) - places[0])  # exact where it is small
-        count = _add_noted(table, cell, low, places[1:], strides[1:], noted, count)
+        _add_marked(table, cell, low, places[1:], strides[1:], marks)
         high, above = product * places[0], cell + strides[0]
-        return _add_noted(table, above, high, places[1:], strides[1:], noted, count)
+        _add_marked(table, above, high, places[1:], strides[1:], marks)
 
     return add
 
 
-def _weigh(places, corner):  # type: ignore[no-untyped-def]
+def _weigh(places, corner, one):  # type: ignore[no-untyped-def]
     """Product of the soft assignments of a corner, and its slope along each place.
 
     Bit `j` of `corner` says whether weight `j` is at its upper level.
     """
-    return _make_weigh(places, corner)(places, corner)
+    return _make_weigh(places, corner, one)(places, corner, one)
 
 
 @_unrolled(_weigh)
-def _make_weigh(places, corner):  # type: ignore[no-untyped-def]
-    if len(places) == 1:
+def _make_weigh(places, corner, one):  # type: ignore[no-untyped-def]
+    if not len(places):
+        return lambda places, corner, one: (one,)
 
-        def weigh_one(places, corner):  # type: ignore[no-untyped-def]
-            one = type(places[0])(1)
-            return (places[0], one) if corner & 1 else (one - places[0], -one)
-
-        return weigh_one
-
-    def weigh(places, corner):  # type: ignore[no-untyped-def]
-        first = _weigh(places[:1], corner)
-        rest = _weigh(places[1:], corner >> 1)
+    def weigh(places, corner, one):  # type: ignore[no-untyped-def]
+        rest = _weigh(places[1:], corner >> 1, one)
+        first = (places[0], one) if corner & 1 else (one - places[0], -one)
         return (first[0] * rest[0], first[1] * rest[0]) + _scale(rest[1:], first[0])  # noqa: RUF005
 
     return weigh
@@ -432,21 +445,50 @@ def _make_scale(values, factor):  # type: ignore[no-untyped-def]
     return lambda values, factor: (values[0] * factor,) + _scale(values[1:], factor)  # noqa: RUF005
 
 
-def _increase(array, first, values, factor):  # type: ignore[no-untyped-def]
-    """Add a tuple of numbers times a factor to an array."""
-    return _make_increase(array, first, values, factor)(array, first, values, factor)
+def _increase(array, first, values):  # type: ignore[no-untyped-def]
+    """Add a tuple of numbers to an array."""
+    return _make_increase(array, first, values)(array, first, values)
 
 
 @_unrolled(_increase)
-def _make_increase(array, first, values, factor):  # type: ignore[no-untyped-def]
+def _make_increase(array, first, values):  # type: ignore[no-untyped-def]
     if not len(values):
-        return lambda array, first, values, factor: None
+        return lambda array, first, values: None
 
-    def increase(array, first, values, factor):  # type: ignore[no-untyped-def]
-        array[first] += values[0] * factor
-        _increase(array, first + 1, values[1:], factor)
+    def increase(array, first, values):  # type: ignore[no-untyped-def]
+        array[first] += values[0]
+        _increase(array, first + 1, values[1:])
 
     return increase
+
+
+def _load(array, first, steps):  # type: ignore[no-untyped-def]
+    """As many numbers of an array as there are `steps`."""
+    return _make_load(array, first, steps)(array, first, steps)
+
+
+@_unrolled(_load)
+def _make_load(array, first, steps):  # type: ignore[no-untyped-def]
+    if not len(steps):
+        return lambda array, first, steps: ()
+    return lambda array, first, steps: (array[first],) + _load(array, first + 1, steps[1:])  # noqa: RUF005
+
+
+def _store(array, first, values):  # type: ignore[no-untyped-def]
+    """Put a tuple of numbers into an array."""
+    return _make_store(array, first, values)(array, first, values)
+
+
+@_unrolled(_store)
+def _make_store(array, first, values):  # type: ignore[no-untyped-def]
+    if not len(values):
+        return lambda array, first, values: None
+
+    def store(array, first, values):  # type: ignore[no-untyped-def]
+        array[first] = values[0]
+        _store(array, first + 1, values[1:])
+
+    return store
 
 
 def _write(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
@@ -573,94 +615,97 @@ def count_buckets_of(cells, order, steps, counts):  # type: ignore[no-untyped-de
 
 @_jit
 def sort_tuples(  # type: ignore[no-untyped-def]
-    cells, fractions, start, leading, steps, heads, sorted_cells, sorted_fractions, listed
+    cells, fractions, leading, steps, heads, places, numbers, listed
 ):
-    """Copy tuples into their buckets, and list where each came from; `heads` move on."""
+    """Put the records of tuples into their buckets, and list where each went; `heads` move on.
+
+    A record has the places of the weights, and then, in `numbers`, the same memory as integers, the
+    cell within a row of the weights that follow the leading ones.
+    """
     order = len(leading) + len(steps)  # a constant where this is compiled
+    lead, size = len(leading), order + 1
     for t in range(cells.shape[0] // order):
         bucket = _cell_of(cells, t * order, leading)
         target = heads[bucket]
-        for j in range(order):
-            sorted_cells[target * order + j] = cells[t * order + j]
-            sorted_fractions[target * order + j] = fractions[t * order + j]
-        listed[target] = start + t * order
         heads[bucket] = target + 1
+        listed[t] = target
+        found = _places_of(fractions, t * order, leading + steps)
+        for j in range(order):
+            places[target * size + j] = found[j]
+        numbers[target * size + order] = _cell_of(cells, t * order + lead, steps)
 
 
 @_jit
 def rows(  # type: ignore[no-untyped-def]
-    cells,
-    fractions,
+    places,
+    numbers,
     begins,
+    strips,
+    num_rows,
     shifts,
     leading,
-    steps,
     strides,
     masses,
     logs,
     slopes,
     with_gradient,
 ):
-    """Count sorted tuples a row of the table at a time; see `cpu.rows`.
+    """Count sorted tuples two rows of the table at a time; see `cpu.rows`.
 
-    A row is touched by the tuples of `2^len(leading)` buckets, one for each corner of their leading
-    weights: `shifts` from the number of the row to theirs. Masses and logarithms of a row begin and
-    end as 0. Returns the sum of mass * log2 mass; `slopes` become those of it.
+    Two rows are next to each other in the index of the last leading weight. Those that differ in
+    it alone make a strip. A strip is touched by the tuples of `2^(len(leading) - 1)` buckets a row,
+    one for each corner of the other leading weights: `shifts` from the number of a row to theirs.
+    `masses` has room for two rows, and is 0 before and after. Returns the sum of mass * log2 mass,
+    and adds to `slopes` those of it.
     """
-    result = 0.0
-    lead = len(leading)
-    order = lead + len(steps)
-    corners = shifts.shape[0]
-    scratch, packed = np.empty(ROW), np.empty(ROW)
-    found = np.empty(ROW, logs.dtype)
-    touched = np.empty(masses.shape[0] + 1, np.int64)
-    for row in range(begins.shape[0] - 1 - shifts[0]):
-        count = 0
-        for corner in range(corners):
-            bucket = row + shifts[corner]
-            for t in range(begins[bucket], begins[bucket + 1]):
-                first = t * order
-                weight = _weigh(_places_of(fractions, first, leading), corner)[0]
-                cell = _cell_of(cells, first + lead, steps)
-                places = _places_of(fractions, first + lead, steps)
-                count = _add_noted(masses, cell, weight, places, strides, touched, count)
-        for start in range(0, count, ROW):
-            size = min(ROW, count - start)
-            for n in range(size):
-                packed[n] = masses[touched[start + n]]
-                masses[touched[start + n]] = 0
-            result += _finish_row(packed[:size], found[:size], scratch)
-            for n in range(size):
-                logs[touched[start + n]] = found[n]
-        for corner in range(corners if with_gradient else 0):
-            bucket = row + shifts[corner]
-            for t in range(begins[bucket], begins[bucket + 1]):
-                first = t * order
-                weights = _weigh(_places_of(fractions, first, leading), corner)
-                cell = _cell_of(cells, first + lead, steps)
-                places = _places_of(fractions, first + lead, steps)
-                means = _contract(logs, cell, places, strides)
-                _increase(slopes, first, weights[1:], means[0])
-                _increase(slopes, first + lead, means[1:], weights[0])
-        for n in range(count):
-            logs[touched[n]] = 0
-    return result
+    outer, order = leading[1:], len(leading) - 1 + len(strides)
+    size, one, corners = order + 1, places.dtype.type(1), shifts.shape[0]
+    pitch = masses.shape[0] // 2
+    lines = pitch // LINE
+    marks = np.zeros(2 * lines, np.uint8)
+    sums = np.zeros(LINE)
+    for strip in range(strips):
+        for row in range(num_rows):
+            this = row & 1  # the half of `masses` that the row has
+            low, jump = this * pitch, (1 - 2 * this) * pitch
+            for corner in range(corners):
+                bucket = strip * num_rows + row + shifts[corner]
+                for t in range(begins[bucket], begins[bucket + 1]):
+                    first = t * size
+                    weight = _weigh(_load(places, first, outer), corner, one)[0]
+                    inner = _load(places, first + len(outer), strides)
+                    cell = low + np.int64(numbers[first + order])
+                    _add_marked(masses, cell, weight, inner, (jump,) + strides[1:], marks)  # noqa: RUF005
+            for line in range(this * lines, this * lines + lines):
+                if marks[line]:
+                    marks[line] = 0
+                    _finish_line(masses, line * LINE, LINE, logs, sums, one)
+                    masses[line * LINE : line * LINE + LINE] = 0
+            for corner in range(corners if with_gradient and row else 0):
+                bucket = strip * num_rows + row - 1 + shifts[corner]
+                for t in range(begins[bucket], begins[bucket + 1]):
+                    first = t * size
+                    weights = _weigh(_load(places, first, outer), corner, one)
+                    inner = _load(places, first + len(outer), strides)
+                    cell = low + jump + np.int64(numbers[first + order])
+                    means = _contract(logs, cell, inner, (-jump,) + strides[1:])  # noqa: RUF005
+                    found_slopes = _scale(weights[1:], means[0]) + _scale(means[1:], weights[0])
+                    if corner == 0:
+                        _store(slopes, t * order, found_slopes)
+                    else:
+                        _increase(slopes, t * order, found_slopes)
+    return sums.sum()
 
 
 @_jit
-def spread(listed, slopes, leading, steps, out):  # type: ignore[no-untyped-def]
-    """Put the slopes of sorted tuples back where the tuples came from."""
-    order = len(leading) + len(steps)
+def spread(  # type: ignore[no-untyped-def]
+    cells, fractions, inverse, steps, listed, slopes
+):
+    """Replace the fractions of tuples by their gradient, whose slopes are sorted."""
+    order = len(steps)
     for t in range(listed.shape[0]):
-        for j in range(order):
-            out[listed[t] + j] = slopes[t * order + j]
-
-
-@_jit
-def apply_slopes(cells, fractions, slopes, inverse):  # type: ignore[no-untyped-def]
-    """Replace fractions by the gradient that slopes along them make."""
-    for p in range(cells.shape[0]):
-        _write(cells, fractions, p, inverse, (slopes[p],))
+        found = _load(slopes, listed[t] * order, steps)
+        _write(cells, fractions, t * order, inverse, found)
 
 
 @_jit

@@ -11,7 +11,10 @@ UNROLLED_ORDER = 8
 """Longer tuples have too many corners for loops to be unrolled over them: tables are sparse."""
 
 ROW_CELLS = 4096
-"""Cells of a row of a table, where there is a choice: 12 bytes each, within the nearest cache."""
+"""Cells of a row of a table, where there is a choice: two rows, 12 bytes a cell, fit a cache."""
+
+DENSE_CELLS = 1 << 19
+"""Cells of a table that is worth keeping whole: beyond, most of it is outside the caches."""
 
 MAX_CELLS = 1 << 62
 """Tuples are numbered in int64."""
@@ -71,19 +74,19 @@ class Layout:
         return totals
 
     def kind(self) -> str:
-        """How tables are kept: `dense`, `rows` of which one exists at a time, or `sparse`.
+        """How tables are kept: `dense`, `rows` of which two exist at a time, or `sparse`.
 
-        Memory decides: 12 bytes a cell of a dense table, 8 for each row, against a few times the
-        weights' own.
+        Memory decides, 12 bytes a cell of a dense table, 8 for each row, against a few times the
+        weights' own; and speed, which ends with the caches.
         """
         if self.order > UNROLLED_ORDER:
             return "sparse"
         kinds = {"dense"}
         for num_levels, count in zip(self.table_levels, self.table_tuples(), strict=True):
-            allowed = max(4096, count * self.order * 2)  # cells
+            allowed = min(max(4096, count * self.order * 2), DENSE_CELLS)
             if self.order > 1 and num_levels**self.order > allowed:
-                num_rows = num_levels ** self.lead(num_levels)
-                kinds.add("rows" if num_rows <= max(1 << 16, count) else "sparse")
+                few_rows = num_levels ** self.lead(num_levels) <= max(1 << 16, count)
+                kinds.add("rows" if few_rows and count < 1 << 31 else "sparse")  # int32 numbers
         return max(kinds, key=["dense", "rows", "sparse"].index)
 
     def lead(self, num_levels: int) -> int:
