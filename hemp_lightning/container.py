@@ -362,7 +362,8 @@ def inspect(
         return _summarize(content, _entropy(content, content.indices(), order, scan))
 
     with opened(path, max_bytes) as file:
-        found = in_order(look, _contents(file), count_threads(threads))
+        contents = _contents(file, keeps_entries=False)
+        found = in_order(look, contents, count_threads(threads))
         summaries = {summary.name: summary for summary in found}
         return _total(path, file.size, file.records, summaries, encode_seconds=0.0)
 
@@ -384,15 +385,15 @@ def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None, thread
             content.indices()
 
     with opened(path, max_bytes) as file:
-        for _ in in_order(check, _contents(file), count_threads(threads)):
+        for _ in in_order(check, _contents(file, keeps_entries=False), count_threads(threads)):
             pass
 
 
-def _contents(file: HempFile) -> Iterator[Content]:
-    """Contents of all sections, one section at a time."""
+def _contents(file: HempFile, *, keeps_entries: bool = True) -> Iterator[Content]:
+    """Contents of all sections, one section at a time; see `read_section`."""
     for start, data, records in file.sections():
         with located(start):
-            contents = read_section(data, records)
+            contents = read_section(data, records, keeps_entries=keeps_entries)
         del data
         contents.reverse()
         while contents:  # what was taken is nobody else's, and can be freed

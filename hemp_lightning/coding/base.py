@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from hemp_lightning.coding.integers import Bytes
 from hemp_lightning.errors import HempFileError
 
 MAX_LEVELS = 65_536
@@ -39,7 +40,7 @@ class Coder(Protocol):
         """
         ...
 
-    def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
+    def decode(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape: uint8 up to 256 levels, else uint16.
 
         Raises:
@@ -48,7 +49,7 @@ class Coder(Protocol):
         """
         ...
 
-    def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
+    def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """How many bytes of the payload describe the model and not the indices."""
         ...
 
@@ -122,7 +123,7 @@ def is_trivial(shape: tuple[int, ...], num_levels: int) -> bool:
     return num_levels == 1 or math.prod(shape) == 0
 
 
-def trivial_indices(data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
+def trivial_indices(data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
     """The indices of an `is_trivial` payload.
 
     Raises:

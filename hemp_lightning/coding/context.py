@@ -27,6 +27,7 @@ from hemp_lightning.coding.base import (
 )
 from hemp_lightning.coding.context_fast_kernel import code_fast
 from hemp_lightning.coding.context_kernel import code_indices
+from hemp_lightning.coding.integers import Bytes
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.scans import SCANS, scan_axes
 
@@ -98,25 +99,28 @@ class ContextCoder:
             data = min(data, plain, key=len)
         return data
 
-    def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
+    def decode(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape. See `Coder.decode`."""
         if is_trivial(shape, num_levels):
             return trivial_indices(data, shape, num_levels)
-        buffer = np.frombuffer(bytearray(data), np.uint8)  # which the loops may write to
+        # the loops take what they could write to
+        buffer = np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), np.uint8)
         state = coding.start_decoder(buffer)
         options = _code_options(coding.DECODE, state, buffer, num_levels, len(shape), _Options())
         if options.flags and not self._has_flags:
             raise HempFileError(None, 0, "no flags of silent rows", "flags")
-        indices = np.zeros(shape, index_dtype(num_levels))
+        dtype = index_dtype(num_levels)
         if options.plain:
+            indices = np.zeros(shape, dtype)
             _code_plain(coding.DECODE, state, buffer, indices.reshape(-1), num_levels)
         else:
             axes = scan_axes(options.scan, len(shape))
-            turned = indices.transpose(axes)
-            dims, model = _dims(turned.shape), _model(options, num_levels)
+            turned = tuple(shape[axis] for axis in axes)
+            dims, model = _dims(turned), _model(options, num_levels)
             values = _no_values(dims, model)
             self._code(coding.DECODE, state, buffer, values, _NO_FLOATS, _NO_FLOATS, dims, model)
-            turned[...] = _indices(values, dims, model).reshape(turned.shape)
+            found = _indices(values, dims, model).astype(dtype, copy=False)
+            indices = found.reshape(turned).transpose(np.argsort(axes))  # not copied: it is large
         if len(data) > int(state[2]):
             raise HempFileError(
                 None, int(state[2]), "the end of the payload", f"{len(data) - int(state[2])} bytes"
@@ -195,7 +199,7 @@ class ContextCoder:
         back = lengths.transpose(*np.argsort(axes), indices.ndim)
         return np.ascontiguousarray(back, np.float32)
 
-    def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
+    def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """None: the model is learned while coding."""
         return 0
 

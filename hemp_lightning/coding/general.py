@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hemp_lightning.coding.base import check_indices, index_dtype, is_trivial, trivial_indices
+from hemp_lightning.coding.integers import Bytes
 from hemp_lightning.errors import HempFileError
 
 _CHUNK = 2**16  # indices that are packed at a time
@@ -45,7 +46,7 @@ class RawCoder:
         """The size of the payload."""
         return -(-indices.size * (num_levels - 1).bit_length() // 8)
 
-    def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
+    def decode(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape. See `Coder.decode`."""
         if is_trivial(shape, num_levels):
             return trivial_indices(data, shape, num_levels)
@@ -67,7 +68,7 @@ class RawCoder:
             part[:] = (bits.astype(indices.dtype) << places).sum(axis=1, dtype=indices.dtype)
         return _check_range(indices, num_levels).reshape(shape)
 
-    def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
+    def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """0: there is no model."""
         return 0
 
@@ -82,7 +83,7 @@ class _Compressor:
             return b""
         return self._compress(indices.astype(indices.dtype.newbyteorder("<")).tobytes())
 
-    def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
+    def decode(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape. See `Coder.decode`."""
         if is_trivial(shape, num_levels):
             return trivial_indices(data, shape, num_levels)
@@ -102,7 +103,7 @@ class _Compressor:
         indices = np.frombuffer(plain, dtype.newbyteorder("<")).astype(dtype)
         return _check_range(indices, num_levels).reshape(shape)
 
-    def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
+    def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """0: the model adapts."""
         return 0
 

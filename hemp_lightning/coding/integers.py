@@ -6,9 +6,14 @@ are numbered from the least significant bit of the first byte.
 
 from __future__ import annotations
 
+from typing import IO, TypeAlias
+
 import numpy as np
 
 from hemp_lightning.errors import HempFileError
+
+Bytes: TypeAlias = bytes | bytearray
+"""What may be decoded; a bytearray is nobody else's."""
 
 MAX_INTEGER = 2**62 - 1
 """The largest integer that a file may hold, so that no sum of two overflows an int64."""
@@ -31,6 +36,31 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+class FileBytes:
+    """A part of a file as bytes that are read when they are asked for, and are then the caller's.
+
+    Args:
+        file: An open file.
+        start: Where the part begins.
+        size: How long it is.
+    """
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        self._file = file
+        self._start = start
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, begin: int, end: int) -> bytearray:
+        """The bytes from `begin` to before `end`; fewer if the file has become shorter."""
+        self._file.seek(self._start + begin)
+        data = bytearray(end - begin)
+        del data[self._file.readinto(data) :]  # type: ignore[attr-defined]
+        return data
+
+
 class ByteReader:
     r"""Reads bytes from the front, and never beyond the end.
 
@@ -44,7 +74,7 @@ class ByteReader:
         (300, b'ab', 4)
     """
 
-    def __init__(self, data: bytes, start: int = 0) -> None:
+    def __init__(self, data: Bytes | FileBytes, start: int = 0) -> None:
         self.data = data
         self.offset = start
 
@@ -53,24 +83,33 @@ class ByteReader:
         """Number of bytes that are not yet read."""
         return len(self.data) - self.offset
 
-    def take(self, size: int, what: str) -> bytes:
+    def take(self, size: int, what: str) -> Bytes:
         """The next `size` bytes.
 
         Raises:
             HempFileError: If there are fewer.
         """
-        return bytes(self.view(size, what))
+        found = self.view(size, what)
+        return found.obj if isinstance(self.data, FileBytes) else bytes(found)  # type: ignore[return-value]
 
     def view(self, size: int, what: str) -> memoryview:
         """As `take`, without a copy."""
-        if size > self.left:
-            raise HempFileError(
-                None, self.offset, f"{size} bytes of {what}", f"{self.left} bytes to the end"
-            )
-        self.offset += size
-        return memoryview(self.data)[self.offset - size : self.offset]
+        begin, end = self.offset, self.offset + size
+        if size <= self.left:
+            self.offset = end
+            if not isinstance(self.data, FileBytes):
+                return memoryview(self.data)[begin:end]
+            found = self.data.read(begin, end)
+            if len(found) == size:
+                return memoryview(found)
+            end = begin + len(found)  # somebody has cut the file
+        else:
+            end = len(self.data)
+        raise HempFileError(
+            None, begin, f"{size} bytes of {what}", f"{end - begin} bytes to the end"
+        )
 
-    def rest(self) -> bytes:
+    def rest(self) -> Bytes:
         """Everything that is left."""
         return self.take(self.left, "the rest")
 
@@ -204,8 +243,9 @@ class BitReader:
     def __init__(self, reader: ByteReader, count: int) -> None:
         self._reader = reader
         size = min(reader.left, 16 * count)
-        window = np.frombuffer(reader.data, np.uint8, count=size, offset=reader.offset)
-        self._bits = np.unpackbits(window, bitorder="little")
+        start, window = reader.offset, reader.view(size, "bits")
+        reader.offset = start
+        self._bits = np.unpackbits(np.frombuffer(window, np.uint8), bitorder="little")
         self._position = 0
 
     def _broken(self, expected: str, found: str) -> HempFileError:

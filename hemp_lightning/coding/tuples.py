@@ -24,13 +24,13 @@ from hemp_lightning.coding.base import (
     trivial_indices,
 )
 from hemp_lightning.coding.counts import MAX_LISTED, PRECISION, CountTable
-from hemp_lightning.coding.integers import ByteReader, pack_bits, unpack_bits, varint
+from hemp_lightning.coding.integers import ByteReader, Bytes, pack_bits, unpack_bits, varint
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.scans import SCANS, check_scan, scan_axes
 
 _DENSE_CELLS = 2**22  # up to here tuples are counted in an array with an entry for each cell
-_PIECE = 2**18  # tuples that are counted at a time
-_POPPED = 2**16  # tuples that are decoded at a time
+_PIECE = 2**18  # tuples that are counted at a time, a multiple of 8
+_POPPED = 2**16  # tuples that are decoded at a time, a multiple of 8
 _RARE = (1, 2, 3, 4, 6, 10, 18)  # what occurs less often than this may be spelled out
 
 
@@ -94,7 +94,7 @@ class TuplesCoder:
         tuples = self._cut(check_indices(indices, num_levels), num_levels)[0]
         return math.floor(_least_bits(tuples, num_levels) / 8)
 
-    def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
+    def decode(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape, whatever the options of this coder. See `Coder.decode`."""
         if is_trivial(shape, num_levels):
             return trivial_indices(data, shape, num_levels)
@@ -103,7 +103,7 @@ class TuplesCoder:
         indices = scanned.reshape([shape[axis] for axis in axes]).transpose(np.argsort(axes))
         return np.ascontiguousarray(indices).reshape(shape)
 
-    def table_bytes(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> int:
+    def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """Bytes that name tuples, and not say which of them comes when.
 
         A rare tuple that is spelled out counts here with what it costs beyond `log2(T / count)`
@@ -166,19 +166,24 @@ def _numbers(tuples: np.ndarray, num_levels: int) -> np.ndarray:
 
 
 def _least_bits(tuples: np.ndarray, num_levels: int, these: np.ndarray | None = None) -> float:
-    """`T * H_n` of tuples, `(T, n)`, or of some of them, bool `(T,)`."""
+    """`T * H_n` of tuples, `(T, n)`, or of some of them, bits that `_unpacked` takes."""
     num_cells = num_levels ** tuples.shape[1]
     if num_cells <= _DENSE_CELLS:
         counts = np.zeros(num_cells, np.int64)
         for start in range(0, len(tuples), _PIECE):
             piece = tuples[start : start + _PIECE]
-            piece = piece if these is None else piece[these[start : start + _PIECE]]
+            piece = piece if these is None else piece[_unpacked(these, start, len(piece))]
             counts += np.bincount(_numbers(piece, num_levels), minlength=num_cells)
         counts = counts[counts > 0]
     else:
-        some = tuples if these is None else tuples[these]
+        some = tuples if these is None else tuples[_unpacked(these, 0, len(tuples))]
         counts = np.unique(_numbers(some, num_levels), return_counts=True)[1]
     return float((counts * np.log2(counts.sum() / counts)).sum())
+
+
+def _unpacked(bits: np.ndarray, start: int, count: int) -> np.ndarray:
+    """`count` of the bits that `np.packbits` packed, from `start`, a multiple of 8, as bool."""
+    return np.unpackbits(bits[start // 8 :], count=count).view(bool)
 
 
 def _count(tuples: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -259,13 +264,13 @@ def _model(table: CountTable) -> Any:
 
 
 def _decode(
-    data: bytes, size: int, num_levels: int
+    data: Bytes, size: int, num_levels: int
 ) -> tuple[np.ndarray, str, np.ndarray, np.ndarray, float]:
     """Decode a payload that is not trivial.
 
     Returns:
         `size` indices in scan order, and the scan; of them the tuples, `(T, n)`; which of these
-        are not listed, bool `(T,)`; the bits that say which listed tuple comes when.
+        are not listed, as bits; the bits that say which listed tuple comes when.
     """
     reader = ByteReader(data)
     options = reader.varint("order and scan", _max_order(num_levels) * len(SCANS) - 1)
@@ -275,7 +280,7 @@ def _decode(
     scanned = np.empty(size, index_dtype(num_levels))
     scanned[whole:] = left_over
     tuples = scanned[:whole].reshape(-1, order)
-    escaped = np.zeros(len(tuples), bool)
+    escaped = np.zeros(-(-len(tuples) // 8), np.uint8)
     bits = _decode_tuples(reader, tuples, escaped, num_levels) if whole else 0.0
     reader.end("the payload")
     return scanned, scan, tuples, escaped, bits
@@ -313,13 +318,14 @@ def _decode_tuples(
     for these in pieces:
         symbols = _pop(coder, len(tuples[these]), model)
         tuples[these] = entries[symbols]
-        if table.has_escape:  # else its pages are never touched
-            escaped[these] = symbols == 0
+        if table.has_escape:
+            bits_of = np.packbits(symbols == 0)
+            escaped[these.start // 8 :][: len(bits_of)] = bits_of
     bits = 8.0 * len(stored) - coder.num_valid_bits()
     if levels is not None:
         model = _model(levels)
         for these in pieces:
-            rare = escaped[these]
+            rare = _unpacked(escaped, these.start, len(tuples[these]))
             symbols = _pop(coder, np.count_nonzero(rare) * order, model)
             tuples[these][rare] = levels.cells[symbols].reshape(-1, order)
     if not coder.is_empty():

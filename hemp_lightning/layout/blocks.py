@@ -40,8 +40,12 @@ def write_block(words: np.ndarray, storage: Storage) -> bytes:
     return min(methods, key=len)
 
 
-def read_block(reader: ByteReader, count: int, storage: Storage) -> np.ndarray:
+def read_block(
+    reader: ByteReader, count: int, storage: Storage, *, keeps_words: bool = True
+) -> np.ndarray:
     """`count` words, native unsigned integers.
+
+    With `keeps_words=False` they are checked, but those of planes do not come back.
 
     Raises:
         HempFileError: If there is no such block.
@@ -52,7 +56,7 @@ def read_block(reader: ByteReader, count: int, storage: Storage) -> np.ndarray:
         data = reader.view(count * storage.word, "entries")
         words = np.frombuffer(data, f"<u{storage.word}").astype(f"u{storage.word}", copy=False)
     elif method == _PLANES:
-        words = _read_planes(reader, count, storage.word)
+        words = _read_planes(reader, count, storage.word, keeps_words)
     elif method == _DIFFERENCES and storage.dtype in INTEGERS and count <= _MAX_DIFFERENCES:
         words = _read_differences(reader, count, _integer_dtype(storage))
     else:
@@ -86,22 +90,30 @@ def _plane_coders(size: int) -> list[Coder]:
     return [tuples, get_coder("context")] if size <= _MAX_CONTEXT else [tuples]
 
 
-def _read_planes(reader: ByteReader, count: int, word: int) -> np.ndarray:
-    planes = np.empty((count, word), np.uint8)
+def _read_planes(reader: ByteReader, count: int, word: int, keeps_words: bool) -> np.ndarray:
+    # a tensor of bools has one plane, whose words are looked at
+    planes = np.empty((count, word), np.uint8) if keeps_words or word == 1 else None
     for place in range(word):
-        start = reader.offset
-        number = reader.byte("coder of a plane")
-        if number == CODERS["raw"].number:
-            planes[:, place] = np.frombuffer(reader.view(count, "a plane"), np.uint8)
-            continue
-        if number not in (CODERS["tuples"].number, CODERS["context"].number):
-            raise HempFileError(None, start, "coder 0, 1 or 2 of a plane", str(number))
-        size = reader.varint("size of a plane")
-        start = reader.offset
-        coded = reader.take(size, "a plane")
-        with located(start):
-            planes[:, place] = coder_by_id(number).decode(coded, (count,), 256)
+        plane = _read_plane(reader, count)
+        if planes is not None:
+            planes[:, place] = plane
+    if planes is None:
+        return np.zeros(0, f"u{word}")
     return planes.view(f"<u{word}").reshape(count).astype(f"u{word}", copy=False)
+
+
+def _read_plane(reader: ByteReader, count: int) -> np.ndarray:
+    start = reader.offset
+    number = reader.byte("coder of a plane")
+    if number == CODERS["raw"].number:
+        return np.frombuffer(reader.view(count, "a plane"), np.uint8)
+    if number not in (CODERS["tuples"].number, CODERS["context"].number):
+        raise HempFileError(None, start, "coder 0, 1 or 2 of a plane", str(number))
+    size = reader.varint("size of a plane")
+    start = reader.offset
+    coded = reader.take(size, "a plane")
+    with located(start):
+        return coder_by_id(number).decode(coded, (count,), 256)
 
 
 def _differences(values: np.ndarray) -> bytes:

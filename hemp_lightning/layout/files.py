@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from hemp_lightning.coding.integers import FileBytes
 from hemp_lightning.errors import HempFileError, located
 from hemp_lightning.layout.directory import (
     ALIAS,
@@ -28,6 +29,7 @@ VERSIONS = (1, 2)
 _HEADER = struct.Struct("<4sBBI")  # magic, version, flags, size of the directory; CRC32 follows
 _CHECKSUM = struct.Struct("<I")
 _DEFLATED = 1
+_HELD = 2**22  # bytes of a section in memory
 _START = _HEADER.size + _CHECKSUM.size
 
 
@@ -66,8 +68,10 @@ class HempFile:
         """Bytes that the tensors take in memory, shared ones once."""
         return sum(record.num_bytes for record in self.records if record.kind != ALIAS)
 
-    def sections(self) -> Iterator[tuple[int, bytes, list[Record]]]:
+    def sections(self) -> Iterator[tuple[int, bytes | FileBytes, list[Record]]]:
         """Sections in order: offset in the file, bytes with a right checksum, their records.
+
+        Those of a large section are left in the file.
 
         Raises:
             HempFileError: If a checksum is wrong.
@@ -81,11 +85,14 @@ class HempFile:
             yield start, self._section(start, size), group  # not held here: it may be large
             start += size + _CHECKSUM.size
 
-    def _section(self, start: int, size: int) -> bytes:
+    def _section(self, start: int, size: int) -> bytes | FileBytes:
         self._file.seek(start)
-        data = self._take(size, "a section")
-        self._check(zlib.crc32(data), start + size, "the section")
-        return data
+        checksum, data = 0, b""
+        for begin in range(0, size, _HELD):
+            data = self._take(min(_HELD, size - begin), "a section")
+            checksum = zlib.crc32(data, checksum)
+        self._check(checksum, start + size, "the section")
+        return data if size <= _HELD else FileBytes(self._file, start, size)
 
     def _take(self, size: int, what: str) -> bytes:
         start = self._file.tell()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hemp_lightning.coding import coder_by_id
 from hemp_lightning.coding.base import gather, index_dtype
-from hemp_lightning.coding.integers import ByteReader
+from hemp_lightning.coding.integers import ByteReader, Bytes, FileBytes
 from hemp_lightning.errors import located
 from hemp_lightning.layout.blocks import read_block, write_block
 from hemp_lightning.layout.directory import PLAIN, QUANTIZED, Record
@@ -41,7 +41,7 @@ class Content:
 
     record: Record
     values: np.ndarray
-    payload: bytes = b""
+    payload: Bytes = b""
     size: int = 0
     offset: int = 0
 
@@ -87,8 +87,16 @@ def write_section(contents: list[Content]) -> bytes:
     return b"".join(parts)
 
 
-def read_section(data: bytes, records: list[Record]) -> list[Content]:
+def read_section(
+    data: Bytes | FileBytes, records: list[Record], *, keeps_entries: bool = True
+) -> list[Content]:
     """What a section holds of its tensors, in the order of the records; indices still coded.
+
+    Args:
+        data: The section, without its checksum.
+        records: Those of its tensors.
+        keeps_entries: If False, entries that are not quantized are decoded and, where there are
+            many, dropped: `values` are then no tensor's.
 
     Raises:
         HempFileError: If `data` is no section with these; its offset counts from the start of it.
@@ -103,7 +111,7 @@ def read_section(data: bytes, records: list[Record]) -> list[Content]:
         if storage == STEPS:
             words = read_steps(reader, [r.num_entries for r in group])
         else:
-            words = read_block(reader, int(ends[-1]), storage)
+            words = read_block(reader, int(ends[-1]), storage, keeps_words=keeps_entries)
         shares = _shares(reader.offset - start, ends)
         for record, part, size in zip(group, np.split(words, ends[:-1]), shares, strict=True):
             contents[record.name] = Content(record, part, size=size)
