@@ -37,11 +37,13 @@ def make(path: Path, tensors: int, side: int, unlike: bool) -> None:
     from hemp_lightning.safetensors_files import SafetensorsWriter
 
     names = [f"layers.{i}.weight" for i in range(tensors)]
-    with SafetensorsWriter(path, dict.fromkeys(names, (torch.float32, (side, side)))) as writer:
+    shapes = dict.fromkeys(names, (torch.float32, (side, side)))
+    with SafetensorsWriter(path, shapes | {"small.weight": (torch.float32, (8, 8))}) as writer:
         for seed, name in enumerate(names):
             generator = torch.Generator().manual_seed(seed)
             scale = 0.02 * torch.randn(side, 1, generator=generator).exp() if unlike else 0.02
             writer.write(name, torch.randn(side, side, generator=generator) * scale)
+        writer.write("small.weight", torch.eye(8))
 
 
 def measure(small: list[str], large: list[str]) -> None:
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=2048, help="of the square tensors")
     parser.add_argument("--levels", type=int, default=16)
     parser.add_argument("--unlike", action="store_true", help="rows of unlike scale")
+    parser.add_argument("--unquantized", action="store_true", help="leave the tensors as they are")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--coder", default="context")
     parser.add_argument("--folder", help="where the checkpoints go; they need 3 times the size")
@@ -89,6 +92,8 @@ def main() -> None:
             run("make", source, tensors, side, int(options.unlike))
             threads = ["--threads", options.threads]
             how = ["--coder", options.coder, "--num-levels", options.levels, *threads]
+            if options.unquantized:
+                how += ["--tensors", "small.weight", "--float-dtype", "float32"]
             calls.append(
                 {
                     "compress": [source, "-o", file, *how],

@@ -33,7 +33,7 @@ from hemp_lightning.layout.entries import (
     read_entries,
     uncompiled,
 )
-from hemp_lightning.layout.files import HempFile, opened, replacing, with_checksum, write_file
+from hemp_lightning.layout.files import HempFile, checksum_of, opened, replacing, write_file
 from hemp_lightning.layout.norms import Norms
 from hemp_lightning.layout.sections import SECTION_BYTES, Content, read_section, write_section
 from hemp_lightning.layout.storages import QUANTIZABLE
@@ -221,10 +221,11 @@ def save(
             decoded = read_section(data, [content.record for content in contents])
             for wanted, found in zip(contents, decoded, strict=True):
                 name = wanted.record.name
-                same = wanted.values.tobytes() == found.values.tobytes()
-                _check(same and wanted.payload == found.payload, name)
+                words = wanted.values.view(np.uint8), found.values.view(np.uint8)
+                _check(np.array_equal(*words) and wanted.payload == found.payload, name)
                 summaries[name] = replace(summaries[name], bytes=found.size)
-            spool.write(with_checksum(data))
+            spool.write(data)
+            spool.write(checksum_of(data))
             sizes.append(len(data))
             records.update(zip(positions, (c.record for c in contents), strict=True))
         for position, entry in enumerate(entries):

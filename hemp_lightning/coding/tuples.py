@@ -11,6 +11,7 @@ FORMAT.md, "Payload of the coder of tuples", is the specification.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import constriction
@@ -140,17 +141,23 @@ def _encode_tuples(tuples: np.ndarray, num_levels: int) -> bytes:
     if not len(tuples):
         return b""
     order = tuples.shape[1]
-    cells, counts, ranks = _count(tuples, num_levels)
+    cells, counts, ranks_of = _count(tuples, num_levels)
     listed, tables = _plan(cells, counts, order, num_levels)
     table = tables[0]
-    symbols = np.where(listed, np.cumsum(listed) - (not table.has_escape), 0)
+    symbols = np.where(listed, np.cumsum(listed) - (not table.has_escape), 0).astype(np.int32)
     coder = constriction.stream.stack.AnsCoder()
+    # The coder is a stack: what is to be read first is pushed last.
+    pieces = [slice(start, start + _PIECE) for start in range(0, len(tuples), _PIECE)][::-1]
     if table.has_escape:
-        spelled = tuples[~listed[ranks]].reshape(-1)
+        model = _model(tables[1])
         symbol_of = np.zeros(num_levels, np.int32)
         symbol_of[tables[1].cells] = np.arange(len(tables[1].cells))
-        _push(coder, gather(symbol_of, spelled), tables[1])
-    _push(coder, gather(symbols.astype(np.int32), ranks), table)
+        for these in pieces:
+            spelled = tuples[these][~listed[ranks_of(these)]]
+            _push(coder, gather(symbol_of, spelled.reshape(-1)), model)
+    model = _model(table)
+    for these in pieces:
+        _push(coder, gather(symbols, ranks_of(these)), model)
     words = coder.get_compressed().astype("<u4").tobytes()
     return b"".join(part.to_bytes() for part in tables) + words.rstrip(b"\0")
 
@@ -186,16 +193,22 @@ def _unpacked(bits: np.ndarray, start: int, count: int) -> np.ndarray:
     return np.unpackbits(bits[start // 8 :], count=count).view(bool)
 
 
-def _count(tuples: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The distinct tuples by number, how often each occurs, and which of them each tuple is."""
+def _count(
+    tuples: np.ndarray, num_levels: int
+) -> tuple[np.ndarray, np.ndarray, Callable[[slice], np.ndarray]]:
+    """The distinct tuples by number, how often each occurs, and which of them some tuples are."""
     num_cells = num_levels ** tuples.shape[1]
-    numbers = _numbers(tuples, num_levels)
     if num_cells > _DENSE_CELLS:
+        numbers = _numbers(tuples, num_levels)
         distinct, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-        return distinct, counts, ranks
-    dense = np.bincount(numbers)
-    cells = np.flatnonzero(dense)
-    return cells, dense[cells], gather(np.cumsum(dense > 0, dtype=np.int32) - 1, numbers)
+        return distinct, counts, lambda these: ranks[these]
+    counts = np.zeros(num_cells, np.int64)
+    for start in range(0, len(tuples), _PIECE):  # numbers take more memory than tuples
+        numbers = _numbers(tuples[start : start + _PIECE], num_levels)
+        counts += np.bincount(numbers, minlength=num_cells)
+    cells = np.flatnonzero(counts)
+    rank_of = np.cumsum(counts > 0, dtype=np.int32) - 1
+    return cells, counts[cells], lambda these: gather(rank_of, _numbers(tuples[these], num_levels))
 
 
 def _plan(
@@ -236,10 +249,9 @@ def _plan(
     return best[1], best[2]
 
 
-def _push(coder: Any, symbols: np.ndarray, table: CountTable) -> None:
-    """Code symbols, int32; nothing where the table has but one."""
-    model = _model(table)
-    if model is not None:
+def _push(coder: Any, symbols: np.ndarray, model: Any) -> None:
+    """Code symbols, int32; nothing where there is but one."""
+    if model is not None and len(symbols):
         coder.encode_reverse(symbols, model)
 
 

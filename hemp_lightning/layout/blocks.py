@@ -32,12 +32,15 @@ def write_block(words: np.ndarray, storage: Storage) -> bytes:
         >>> write_block(np.array([1200, 1200, 1200], np.uint64), STORAGES[8]).hex()  # int64
         '020000785800'
     """
-    methods = [bytes([_AS_IS]) + _little(words).tobytes(), bytes([_PLANES]) + _planes(words)]
+    methods = [b"".join([bytes([_PLANES]), *_planes(words)])]
     if storage.dtype in INTEGERS and words.size <= _MAX_DIFFERENCES:
         values = words.view(_integer_dtype(storage))
         if -_BOUND < int(values.min()) and int(values.max()) < _BOUND:
             methods.append(bytes([_DIFFERENCES]) + _differences(values.astype(np.int64)))
-    return min(methods, key=len)
+    best = min(methods, key=len)
+    if words.nbytes < len(best):  # not before: a copy of all words is a large one
+        best = bytes([_AS_IS]) + _little(words).tobytes()
+    return best
 
 
 def read_block(
@@ -70,7 +73,7 @@ def _little(words: np.ndarray) -> np.ndarray:
     return words.astype(words.dtype.newbyteorder("<"), copy=False)
 
 
-def _planes(words: np.ndarray) -> bytes:
+def _planes(words: np.ndarray) -> list[bytes]:
     """First bytes of all words, then second bytes and so on, each plane with its own coder."""
     parts = []
     for plane in _little(words).view(np.uint8).reshape(len(words), -1).T:
@@ -81,7 +84,7 @@ def _planes(words: np.ndarray) -> bytes:
             head = bytes([CODERS[coder.name].number]) + varint(len(coded))
             best = min(best, head + coded, key=len)
         parts.append(best)
-    return b"".join(parts)
+    return parts
 
 
 def _plane_coders(size: int) -> list[Coder]:
@@ -97,6 +100,7 @@ def _read_planes(reader: ByteReader, count: int, word: int, keeps_words: bool) -
         plane = _read_plane(reader, count)
         if planes is not None:
             planes[:, place] = plane
+        del plane  # before the next is read
     if planes is None:
         return np.zeros(0, f"u{word}")
     return planes.view(f"<u{word}").reshape(count).astype(f"u{word}", copy=False)

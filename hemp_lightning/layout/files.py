@@ -185,9 +185,9 @@ def _version(records: list[Record]) -> int:
     return max((record.version for record in records), default=1)
 
 
-def with_checksum(section: bytes) -> bytes:
-    """A section as it stands in the file."""
-    return section + _CHECKSUM.pack(zlib.crc32(section))
+def checksum_of(section: bytes) -> bytes:
+    """What follows a section in the file."""
+    return _CHECKSUM.pack(zlib.crc32(section))
 
 
 @contextmanager
