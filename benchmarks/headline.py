@@ -65,11 +65,11 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
         axes.plot(count, accuracy, "k*", markersize=9, label="published")
         axes.annotate(label, (count, accuracy), (0, 6), textcoords="offset points", fontsize=7)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, floating - 2.5), min(high, floating + 0.5))  # points below are not shown
+    axes.set_ylim(max(low, floating - 1.5), min(high, floating + 0.5))  # points below are not shown
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(low / 1.3, high * 1.8)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(f"{PANELS[name]} ({seeds[0]['float_bytes']:,} B)", fontsize=9)
