@@ -18,6 +18,8 @@ from hemp_lightning.entropy import (
     network_entropy,
     soft_entropy,
 )
+from hemp_lightning.kernels import cpu
+from hemp_lightning.kernels.layout import Layout
 from hemp_lightning.scans import SCANS
 
 BACKENDS = ["torch", "compiled", "interpreted"]
@@ -402,3 +404,15 @@ def test_the_plain_version_is_for_who_asks_for_it(monkeypatch):
     assert soft_entropy(torch.zeros(4), UNEVEN.float(), 2) == 0
     with pytest.raises(AssertionError):
         soft_entropy(torch.zeros(4), UNEVEN.float(), 2, backend="torch")
+
+
+def test_a_table_beyond_the_caches_is_kept_by_rows():
+    weights = torch.randn(280_003, generator=torch.Generator().manual_seed(0))
+    levels = torch.linspace(-2, 2, 27)
+    layout = Layout.of([len(weights)], [levels], 4, False)
+    assert layout.kind() == "dense"  # memory allows it
+    assert layout.kind(cpu.DENSE_CELLS) == "rows"
+    rate, (gradient,) = entropy_and_gradients([weights], [levels], 4)
+    plain, (slopes,) = entropy_and_gradients([weights], [levels], 4, backend="torch")
+    assert abs(rate - plain) < 1e-6
+    assert (gradient - slopes).abs().max() < 1e-6

@@ -31,6 +31,8 @@ IS_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
 BUCKETS = 2048
 PART = 1 << 15  # fewest tuples worth a partial table of their own
 MAX_PARTS = 8
+DENSE_CELLS = 1 << 19
+"""Cells of a table that is worth keeping whole: beyond, most of it is outside the caches."""
 
 
 def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor, out: Tensor) -> None:
@@ -71,7 +73,7 @@ def bits_and_gradients(
     """
     problem = _Problem([tensor.numpy() for tensor in weights], layout, scale)
     passes = {"dense": problem.dense, "rows": problem.rows, "sparse": problem.sparse}
-    bits = passes[layout.kind()](with_gradients) + problem.left_over(with_gradients)
+    bits = passes[layout.kind(DENSE_CELLS)](with_gradients) + problem.left_over(with_gradients)
     found = [torch.from_numpy(part) for part in problem.fractions] if with_gradients else []
     return torch.tensor(bits, dtype=torch.float64), found
 

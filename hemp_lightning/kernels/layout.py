@@ -13,9 +13,6 @@ UNROLLED_ORDER = 8
 ROW_CELLS = 4096
 """Cells of a row of a table, where there is a choice: two rows, 12 bytes a cell, fit a cache."""
 
-DENSE_CELLS = 1 << 19
-"""Cells of a table that is worth keeping whole: beyond, most of it is outside the caches."""
-
 MAX_CELLS = 1 << 62
 """Tuples are numbered in int64."""
 
@@ -73,17 +70,20 @@ class Layout:
             totals[table] += count
         return totals
 
-    def kind(self) -> str:
+    def kind(self, most_cells: int = MAX_CELLS) -> str:
         """How tables are kept: `dense`, `rows` of which two exist at a time, or `sparse`.
 
-        Memory decides, 12 bytes a cell of a dense table, 8 for each row, against a few times the
-        weights' own; and speed, which ends with the caches.
+        Memory decides: 12 bytes a cell of a dense table, 8 for each row, against a few times the
+        weights' own.
+
+        Args:
+            most_cells: Of a dense table, where that is slower beyond.
         """
         if self.order > UNROLLED_ORDER:
             return "sparse"
         kinds = {"dense"}
         for num_levels, count in zip(self.table_levels, self.table_tuples(), strict=True):
-            allowed = min(max(4096, count * self.order * 2), DENSE_CELLS)
+            allowed = min(max(4096, count * self.order * 2), most_cells)
             if self.order > 1 and num_levels**self.order > allowed:
                 few_rows = num_levels ** self.lead(num_levels) <= max(1 << 16, count)
                 kinds.add("rows" if few_rows and count < 1 << 31 else "sparse")  # int32 numbers
