@@ -1,6 +1,6 @@
 """Speed of the entropy term, the quantizers and a training step, as ratios within one run.
 
-    python benchmarks/entropy.py --threads 1 --sizes 1e5 1e6 1e7 --networks
+    python benchmarks/entropy.py --threads 1 --sizes 1e5 1e6 1e7 1e8 --networks
     python benchmarks/entropy.py --threads 2 --skip entropy quantizers --networks lenet5 --pairs 15
 
 Times of functions are the least of several, in turn with the yardstick they are divided by; those
@@ -29,6 +29,9 @@ from hemp_lightning.entropy import entropy_and_gradients
 from hemp_lightning.models import build
 from hemp_lightning.quantizers import LloydMaxQuantizer
 
+MOST_PRODUCTS = 1 << 28
+"""Soft assignments that the brute force may hold at a time; it needs several times their memory."""
+
 
 def timed(actions: list[Callable[[], object]], rounds: int) -> list[float]:
     """Least seconds of each action, the actions taken in turn."""
@@ -43,11 +46,32 @@ def timed(actions: list[Callable[[], object]], rounds: int) -> list[float]:
     return best
 
 
+def brute_force(weights: torch.Tensor, levels: torch.Tensor, order: int) -> torch.Tensor:
+    """The gradient of the entropy by autograd, every weight assigned softly to every level."""
+    weights = weights.clone().requires_grad_()
+    tuples = weights[: len(weights) // order * order].view(-1, order)
+    gaps = levels.diff()
+    apart = tuples.clamp(levels[0], levels[-1])[..., None] - levels
+    upwards = 1 + apart / torch.cat([gaps[:1], gaps])
+    downwards = 1 - apart / torch.cat([gaps, gaps[-1:]])
+    soft = torch.minimum(upwards, downwards).clamp_min(0)
+    products = soft[:, 0]
+    for place in range(1, order - 1):
+        products = (products[:, :, None] * soft[:, place, None]).flatten(1)
+    table = products.sum(0) if order == 1 else products.T @ soft[:, -1]
+    shares = table[table > 0] / len(tuples)
+    (shares * shares.log2()).sum().neg().backward()
+    return weights.grad if weights.grad is not None else weights
+
+
 def entropy_table(sizes: list[int]) -> None:
-    """Value and gradient against `torch.clone` and `torch.sin` of the same weights."""
+    """Value and gradient against `torch.clone`, `torch.sin` and the brute force, where it can."""
     print("\n## Entropy term: value and gradient\n")
-    print("| weights | order | levels | ms | ns per weight | of torch.clone | of torch.sin |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| weights | order | levels | ms | ns per weight | of torch.clone | of torch.sin "
+        "| brute force, times as long |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for size in sizes:
         weights = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 0.1
         rounds = 7 if size <= 10**6 else 2
@@ -56,10 +80,16 @@ def entropy_table(sizes: list[int]) -> None:
             for order in (1, 2, 3, 4):
                 term = partial(entropy_and_gradients, [weights], [levels], order)
                 seconds, clone, sine = timed([term, weights.clone, weights.sin], rounds)
+                times = "-"
+                products = size // order * num_levels ** max(order - 1, 1)
+                if products <= MOST_PRODUCTS:
+                    (brute,) = timed([partial(brute_force, weights, levels, order)], 1)
+                    times = f"{brute / seconds:.0f}"
                 nanoseconds = 1e9 * seconds / size
                 print(
                     f"| {size:,} | {order} | {num_levels} | {1e3 * seconds:.2f} "
-                    f"| {nanoseconds:.2f} | {seconds / clone:.1f} | {seconds / sine:.2f} |",
+                    f"| {nanoseconds:.2f} | {seconds / clone:.1f} | {seconds / sine:.2f} "
+                    f"| {times} |",
                     flush=True,
                 )
 
