@@ -32,6 +32,8 @@ from hemp_lightning.scans import SCANS, check_scan, scan_axes
 _DENSE_CELLS = 2**22  # up to here tuples are counted in an array with an entry for each cell
 _PIECE = 2**18  # tuples that are counted at a time, a multiple of 8
 _POPPED = 2**16  # tuples that are decoded at a time, a multiple of 8
+_ENOUGH = 2**16  # words that no so many symbols of `PRECISION` bits use up, with the coder's state
+_FED = 2**18  # words that the coder is given at a time
 _RARE = (1, 2, 3, 4, 6, 10, 18)  # what occurs less often than this may be spelled out
 
 
@@ -255,9 +257,46 @@ def _push(coder: Any, symbols: np.ndarray, model: Any) -> None:
         coder.encode_reverse(symbols, model)
 
 
-def _pop(coder: Any, size: int, model: Any) -> np.ndarray:
-    """Decode `size` symbols, int32."""
-    return coder.decode(model, size) if model is not None and size else np.zeros(size, np.int32)
+class _Decoder:
+    """Symbols from coded words, which go to the coder piece by piece, from their end.
+
+    The coder would copy all of them at once, and a copy of a large payload is a large one.
+
+    Args:
+        stored: Bytes of little-endian words of 32 bits; zeros at the end may be missing.
+    """
+
+    def __init__(self, stored: np.ndarray) -> None:
+        whole = len(stored) // 4 * 4
+        last = np.zeros(4, np.uint8)
+        last[: len(stored) - whole] = stored[whole:]
+        self._words = stored[:whole].view("<u4")
+        self._coder = self._holding(last.view("<u4")[: len(stored) > whole])
+
+    @staticmethod
+    def _holding(words: np.ndarray) -> Any:
+        return constriction.stream.stack.AnsCoder(words.astype(np.uint32))
+
+    def pop(self, size: int, model: Any) -> np.ndarray:
+        """Decode `size` symbols, int32."""
+        if model is None or not size:
+            return np.zeros(size, np.int32)
+        parts = []
+        for start in range(0, size, _POPPED):
+            if len(self._words) and self._coder.num_words() < _ENOUGH:
+                rest = self._coder.get_compressed()
+                self._words, next_words = np.split(self._words, [max(len(self._words) - _FED, 0)])
+                self._coder = self._holding(np.concatenate([next_words, rest]))
+            parts.append(self._coder.decode(model, min(_POPPED, size - start)))
+        return np.concatenate(parts)
+
+    def is_empty(self) -> bool:
+        """Whether all was decoded."""
+        return not len(self._words) and bool(self._coder.is_empty())
+
+    def bits_left(self) -> int:
+        """Number of bits that are not decoded."""
+        return 32 * len(self._words) + int(self._coder.num_valid_bits())
 
 
 def _model(table: CountTable) -> Any:
@@ -310,16 +349,7 @@ def _decode_tuples(
     start, stored = reader.offset, np.frombuffer(reader.view(reader.left, "words"), np.uint8)
     if len(stored) and stored[-1] == 0:
         raise HempFileError(None, len(reader.data) - 1, "a last byte other than 0", "0")
-    # The coder copies its words, so they can stand where the tuples will.
-    size_of_words = -(-len(stored) // 4) * 4
-    memory = tuples.reshape(-1).view(np.uint8)
-    if len(memory) < size_of_words:
-        memory = np.empty(size_of_words, np.uint8)
-    memory[len(stored) : size_of_words] = 0
-    memory[: len(stored)] = stored
-    words = memory[:size_of_words].view("<u4")
-    coder = constriction.stream.stack.AnsCoder(words.astype(np.uint32, copy=False))
-    del words, memory
+    coder = _Decoder(stored)
     # One row for each symbol; that of the escape does not matter.
     entries = np.zeros((len(table.cells) + table.has_escape, order), tuples.dtype)
     for place in range(order):
@@ -328,17 +358,17 @@ def _decode_tuples(
     model = _model(table)
     pieces = [slice(begin, begin + _POPPED) for begin in range(0, size, _POPPED)]
     for these in pieces:
-        symbols = _pop(coder, len(tuples[these]), model)
+        symbols = coder.pop(len(tuples[these]), model)
         tuples[these] = entries[symbols]
         if table.has_escape:
             bits_of = np.packbits(symbols == 0)
             escaped[these.start // 8 :][: len(bits_of)] = bits_of
-    bits = 8.0 * len(stored) - coder.num_valid_bits()
+    bits = 8.0 * len(stored) - coder.bits_left()
     if levels is not None:
         model = _model(levels)
         for these in pieces:
             rare = _unpacked(escaped, these.start, len(tuples[these]))
-            symbols = _pop(coder, np.count_nonzero(rare) * order, model)
+            symbols = coder.pop(np.count_nonzero(rare) * order, model)
             tuples[these][rare] = levels.cells[symbols].reshape(-1, order)
     if not coder.is_empty():
         raise HempFileError(None, start, "coded tuples that end with the payload", "more of them")

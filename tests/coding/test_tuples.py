@@ -199,9 +199,15 @@ def test_pieces_of_symbols_change_nothing(monkeypatch):
     whole = TuplesCoder().table_bytes(data, indices.shape, 300)
     monkeypatch.setattr(tuples, "_PIECE", 40)
     monkeypatch.setattr(tuples, "_POPPED", 40)
+    monkeypatch.setattr(tuples, "_ENOUGH", 40 * tuples.PRECISION // 32 + 3)
+    monkeypatch.setattr(tuples, "_FED", 50)
+    assert len(data) > 4 * 50 * 5  # many times that
     assert TuplesCoder(2).encode(indices, 300) == data
     assert (TuplesCoder(2).decode(data, indices.shape, 300) == indices).all()
     assert TuplesCoder().table_bytes(data, indices.shape, 300) == whole
+    for broken in (data + b"\1", b"".join([data[:-40], data[-20:]]), data + bytes(range(1, 240))):
+        with pytest.raises(HempFileError):
+            TuplesCoder(2).decode(broken, indices.shape, 300)
     escaped = np.unpackbits(tuples._decode(data, indices.size, 300)[3])
     assert 100 < escaped.sum() < 1500 <= len(escaped)
 
