@@ -277,15 +277,16 @@ def _make_finish_line(masses, first, size, logs, sums, real):  # type: ignore[no
     one, zero, factor = kind(1), kind(0), kind(2 / np.log(2))
 
     def finish_line(masses, first, size, logs, sums, real):  # type: ignore[no-untyped-def]
-        for n in range(np.uint64(size)):
-            mass = kind(masses[np.uint64(first) + n])
+        for n in range(size):
+            cell = np.uint64(first + n)
+            mass = kind(masses[cell])
             word = mass.view(integer)
             exponent = integer(integer(word - root_half) >> bits)
             mantissa = integer(word - integer(exponent << bits)).view(kind)
             log = kind(exponent) + factor * atanh((mantissa - one) / (mantissa + one))
             log = log if mass > zero else zero
-            sums[n] += np.float64(mass * log)
-            logs[np.uint64(first) + n] = log
+            sums[np.uint64(n)] += np.float64(mass * log)
+            logs[cell] = log
 
     return finish_line
 
