@@ -19,7 +19,6 @@ from torch.optim import LBFGS, Optimizer
 
 from hemp_lightning.container import Summary, save
 from hemp_lightning.entropy import SCOPES, entropy_and_gradients, index_entropy, warm_up
-from hemp_lightning.folding import folded_state
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 from hemp_lightning.rates import RATE_MODELS, ContextRates
 from hemp_lightning.recalibration import recalibrate
@@ -45,6 +44,7 @@ class FileOptions:
         recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
             quantized weights before writing; 0 keeps those of the training.
         fold_norms: Say each BatchNorm in two numbers a channel and not four; see `save`.
+        reorder_units: Put hidden units that fell silent behind the others; see `save`.
     """
 
     module: str | None = None
@@ -52,6 +52,7 @@ class FileOptions:
     float_dtype: str = "steps"
     recalibrate_batches: int = 100
     fold_norms: bool = False
+    reorder_units: bool = False
 
     def __post_init__(self) -> None:
         if self.recalibrate_batches < 0:
@@ -628,14 +629,14 @@ class HEMPCallback(Callback):
     def _save(
         self, path: Path, pl_module: LightningModule, codebooks: Mapping[str, Codebook]
     ) -> Summary:
-        root = self._root(pl_module)
-        folds, held = self.file.fold_norms, self.file.float_dtype
         return save(
             path,
-            folded_state(root, codebooks, held) if folds else root.state_dict(),
+            self._root(pl_module),
             coder=self.file.coder,
             codebooks={name: book.to("cpu") for name, book in codebooks.items()},
             order=self.order,
             scan=self.scan,
-            float_dtype=held,
+            float_dtype=self.file.float_dtype,
+            fold_norms=self.file.fold_norms,
+            reorder_units=self.file.reorder_units,
         )

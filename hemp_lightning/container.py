@@ -39,6 +39,7 @@ from hemp_lightning.layout.sections import SECTION_BYTES, Content, read_section,
 from hemp_lightning.layout.storages import QUANTIZABLE
 from hemp_lightning.layout.streams import count_threads, in_order
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
+from hemp_lightning.reordering import reordered_state
 
 _SPOOL_BYTES = 2**24  # coded sections beyond this wait on the disk and not in memory
 
@@ -111,6 +112,7 @@ def save(
     scan: str = "row_major",
     float_dtype: str = "steps",
     fold_norms: bool = False,
+    reorder_units: bool = False,
     threads: int | None = None,
 ) -> Summary:
     """Write a model or state_dict as one `.hemp` file.
@@ -143,6 +145,9 @@ def save(
         fold_norms: Say each BatchNorm in two numbers a channel and not four, see `folded_state`:
             the file is smaller by half of its norms and the network computes the same in evaluation
             mode, but is no longer one to train further. Needs a module, which knows its norms.
+        reorder_units: Put hidden units that fell silent behind the others, see `reordered_state`:
+            the file is smaller and the network computes the same, with its hidden units in another
+            order. Needs a module, which knows its layers.
         threads: How many tensors are coded at a time; None for one per processor at hand, at most
             8. The file does not depend on it.
 
@@ -175,16 +180,21 @@ def save(
     else:
         fitter = None
         books = _check_codebooks(entries, codebooks)
-    if fold_norms:
+    if fold_norms or reorder_units:
         if not isinstance(model_or_state_dict, nn.Module):
             raise TypeError(
-                "`fold_norms` needs a module, which knows its norms; found "
-                f"{type(model_or_state_dict).__name__}. Give the module, or leave it out"
+                f"`{'fold_norms' if fold_norms else 'reorder_units'}` needs a module, which knows "
+                f"its layers; found {type(model_or_state_dict).__name__}. Give the module, or "
+                "leave it out"
             )
-        quantized = {entries[position].name for position in books}
-        entries = read_entries(
-            folded_state(uncompiled(model_or_state_dict), quantized, float_dtype)
-        )
+        module = uncompiled(model_or_state_dict)
+        state = module.state_dict()
+        if fold_norms:
+            quantized = {entries[position].name for position in books}
+            state = folded_state(module, quantized, float_dtype)
+        if reorder_units:
+            state = reordered_state(module, state, codebooks)
+        entries = read_entries(state)
     norms = Norms(entries)
 
     def code(position: int) -> tuple[Content, TensorSummary]:

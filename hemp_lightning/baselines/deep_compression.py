@@ -129,6 +129,7 @@ class DeepCompression(Callback):
                 codebooks=codebooks,
                 coder=self.coder,
                 fold_norms=True,
+                reorder_units=True,
             )
 
     def state_dict(self) -> dict[str, Any]:

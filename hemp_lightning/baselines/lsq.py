@@ -191,6 +191,7 @@ class LSQ(Callback):
                 codebooks=codebooks,
                 coder=self.coder,
                 fold_norms=True,
+                reorder_units=True,
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -51,4 +51,5 @@ class PostTraining(Callback):
                 quantizer=self.quantizer,
                 coder=self.coder,
                 fold_norms=True,
+                reorder_units=True,
             )
