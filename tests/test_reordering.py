@@ -212,6 +212,15 @@ class Sequence(nn.Module):
         return self.b(self.a(x[:, None]))
 
 
+class NormTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv1d(1, 3, 1), nn.BatchNorm1d(3), nn.Conv1d(3, 3, 1)
+
+    def forward(self, x):
+        return self.norm(self.b(self.norm(self.a(x[:, None]))))
+
+
 def hooked():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
     net[0].register_forward_hook(lambda *_: None)
@@ -236,6 +245,7 @@ def parametrized():
         Decides,
         Pooled,
         Sequence,
+        NormTwice,
         hooked,
         parametrized,
     ],
