@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hemp_lightning.layout.steps import round_to_steps
+from hemp_lightning.selection import count_owners
 
 _FAR = 16.0  # deviations between the mean of a channel and 0
 
@@ -46,9 +47,7 @@ def folded_state(
         [[4.0, -4.0], [1.0, 7.0], [16.0, 16.0]]
     """
     state = dict(module.state_dict())
-    owners = Counter(
-        id(parameter) for part in module.modules() for parameter in part.parameters(recurse=False)
-    )
+    owners = count_owners(module)
     done: dict[int, dict[str, Tensor]] = {}
     for name, part in module.named_modules(remove_duplicate=False):
         prefix = f"{name}." if name else ""

@@ -1,7 +1,8 @@
 """Hidden units in an order that codes into less: those that fell silent last.
 
 Which unit of a hidden layer comes first changes nothing in what a network computes, as long as the
-layer behind it knows. A context coder codes a block of silent rows and columns in next to nothing,
+layer behind it knows (R. Hecht-Nielsen, *On the algebraic structure of feedforward network weight
+spaces*, 1990). A context coder codes a block of silent rows and columns in next to nothing,
 and scattered ones one by one.
 """
 
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from hemp_lightning.quantizers import Codebook
+from hemp_lightning.selection import count_owners
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -167,11 +169,7 @@ def _lone(module: nn.Module, graph: fx.Graph) -> set[str]:
     reads = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
     named = list(module.named_modules(remove_duplicate=False))
     modules = Counter(id(part) for _, part in named)
-    owners = Counter(
-        id(tensor)
-        for part in module.modules()
-        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))
-    )
+    owners = count_owners(module)
     return {
         name
         for name, part in named

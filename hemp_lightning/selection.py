@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -70,6 +71,21 @@ def select_tensors(
             f"one floating parameter; found {_some(list(floating))}"
         )
     return chosen
+
+
+def count_owners(module: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter and buffer as their own, by the `id` of the tensor.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> count_owners(nn.ModuleList([layer, layer]))[id(layer.weight)]
+        1
+    """
+    return Counter(
+        id(tensor)
+        for part in module.modules()
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))
+    )
 
 
 def _some(names: list[str]) -> str:
