@@ -91,8 +91,9 @@ class HEMPCallback(Callback):
         lambda_reconstruction: Loss units per squared weight unit, >= 0.
         quantizer: Name in `hemp_lightning.quantizers.QUANTIZERS` or an object with `fit`.
         rate_model: `tuples` for the entropy of order n; `context` for the code lengths of the
-            context coder, taken at each refit, see `hemp_lightning.rates`: `order`, `scope` and
-            `scan` do not count then, and memory is 4 bytes for each level of each weight.
+            context coder, taken at each refit and at the start of each epoch, see
+            `hemp_lightning.rates`: `order`, `scope` and `scan` do not count then, and memory is 4
+            bytes for each level of each weight.
         scope: `tensor` for one table per tensor, `network` for one pooled by index.
         scan: Scan order in which tensors are cut into tuples, see `hemp_lightning.scans`.
         forward: `straight_through` trains through the quantized weights; `continuous`, the paper's
@@ -209,7 +210,7 @@ class HEMPCallback(Callback):
         self._rates = ContextRates()
         self._real: list[Tensor] = []  # the real-valued weights while quantized ones stand in ...
         self._stands_in = False  # ... which is now
-        self._last_refit = self._last_refit_epoch = -1
+        self._last_refit = self._last_refit_epoch = self._last_lengths_epoch = -1
         self._batch_fraction = 0.0
         self._in_batch = False
         self._ended = False
@@ -241,6 +242,14 @@ class HEMPCallback(Callback):
             and bool(every and trainer.global_step % every == 0)
             and trainer.global_step != self._last_refit
         )
+
+    def should_take_lengths(self, trainer: Trainer) -> bool:
+        """Whether code lengths of the context coder are taken anew: once an epoch, at its start.
+
+        At a refit they are taken in any case.
+        """
+        new = trainer.current_epoch != self._last_lengths_epoch
+        return self.rate_model == "context" and self.is_active(trainer) and new
 
     def ramp(self, trainer: Trainer) -> float:
         """Factor of both lambdas, from 0 to 1, linear over `warmup_epochs`."""
@@ -323,6 +332,8 @@ class HEMPCallback(Callback):
             self._refit_codebooks(trainer)
             if self.target_bytes is not None:
                 self._measure(pl_module)
+        if self.should_take_lengths(trainer):
+            self._take_lengths(trainer)
         total = trainer.num_training_batches
         self._batch_fraction = batch_idx / total if 0 < total < float("inf") else 0.0
         self._in_batch = True
@@ -412,7 +423,7 @@ class HEMPCallback(Callback):
             checkpoint["state_dict"][prefix + name] = real.clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """Codebooks, step and epoch of the last refit, and how far lambda was steered."""
+        """Codebooks, when they and the lengths were last taken, how far lambda was steered."""
         return {
             "codebooks": {
                 name: {"levels": book.levels.cpu(), "thresholds": book.thresholds.cpu()}
@@ -420,6 +431,7 @@ class HEMPCallback(Callback):
             },
             "last_refit": self._last_refit,
             "last_refit_epoch": self._last_refit_epoch,
+            "last_lengths_epoch": self._last_lengths_epoch,
             "first_step": self._first_step,
             "rates": self._rates.state_dict(),
             "control": asdict(self._control),
@@ -434,6 +446,7 @@ class HEMPCallback(Callback):
         }
         self._last_refit = state_dict["last_refit"]
         self._last_refit_epoch = state_dict["last_refit_epoch"]
+        self._last_lengths_epoch = state_dict["last_lengths_epoch"]
         self._first_step = state_dict["first_step"]
         self._rates.load_state_dict(state_dict["rates"])
         self._control = LambdaControl(**state_dict["control"])
@@ -463,12 +476,16 @@ class HEMPCallback(Callback):
                 raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
             self.codebooks[name] = codebook.half_precision().to(parameter.device)
         if self.rate_model == "context":
-            self._rates.take(self._parameters, self.codebooks)
+            self._take_lengths(trainer)
         self._last_refit = trainer.global_step
         self._last_refit_epoch = trainer.current_epoch
         if trainer.world_size > 1:
             # every process fits the same weights; this holds even where their libraries differ
             self.load_state_dict(trainer.strategy.broadcast(self.state_dict()))
+
+    def _take_lengths(self, trainer: Trainer) -> None:
+        self._rates.take(self._parameters, self.codebooks)
+        self._last_lengths_epoch = trainer.current_epoch
 
     @torch.no_grad()
     def _quantize(self) -> None:

@@ -1,9 +1,9 @@
 """Rate models: where the bits per weight that training pays, and their gradient, come from.
 
-`tuples` is the entropy of `entropy.py`. `context` takes the code lengths of the context coder: at a
-refit it codes the indices of that moment and notes, for every weight, what each level would have
-cost in its place. Until the next refit these lengths stay. A weight between two levels pays the
-mean of their two lengths, split as the soft entropy splits it:
+`tuples` is the entropy of `entropy.py`. `context` takes the code lengths of the context coder: at
+the start of an epoch, and at each refit, it codes the indices of that moment and notes, for every
+weight, what each level would have cost in its place. Until the next time these lengths stay. A
+weight between two levels pays the mean of their two lengths, split as the soft entropy splits it:
 
     R = (1/P) * sum_t (1 - f_t) * l_t(i) + f_t * l_t(i + 1),   f_t = (w_t - c_i) / (c_{i+1} - c_i)
 
@@ -98,9 +98,9 @@ def rate_and_gradients(
 
 
 class ContextRates:
-    """The code lengths of a network's tensors between two refits.
+    """The code lengths of a network's tensors, from the indices they had at one moment.
 
-    Only the indices of the last refit are kept in a checkpoint; lengths follow from them.
+    Only those indices are kept in a checkpoint; lengths follow from them.
 
     Example:
         >>> rates = ContextRates()
@@ -133,7 +133,7 @@ class ContextRates:
         return rate_and_gradients(weights, levels, [self._lengths[name] for name in names])
 
     def state_dict(self) -> dict[str, Any]:
-        """Indices of the last refit, with their numbers of levels."""
+        """The indices that lengths were taken from, with their numbers of levels."""
         return {name: (indices.cpu(), count) for name, (indices, count) in self._indices.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -10,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hemp_lightning import HEMPCallback, load
 from hemp_lightning.coding.context import ContextCoder
-from hemp_lightning.rates import context_lengths, rate_and_gradients
+from hemp_lightning.rates import ContextRates, context_lengths, rate_and_gradients
 
 
 def case(seed=0):
@@ -106,6 +108,26 @@ def test_resumed_training_ends_at_the_same_bits(tmp_path, every):
     resumed, _ = trained(None, resume=tmp_path / "stopped.ckpt", **options)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("every", [2, 1, 0])
+def test_lengths_are_taken_once_an_epoch_whenever_codebooks_are(tmp_path, monkeypatch, every):
+    taken, take = [], ContextRates.take
+
+    def spy(rates, weights, codebooks):
+        taken.append(weights["body.0.weight"].detach().clone())
+        take(rates, weights, codebooks)
+
+    monkeypatch.setattr(ContextRates, "take", spy)
+    whole = {"lambda_entropy": 0.3, "refit_every_n_epochs": every}
+    trained(None, epochs=4, **whole)
+    assert len(taken) == 4
+    for before, after in pairwise(taken):
+        assert not torch.equal(before, after)
+    del taken[:]
+    trained(None, epochs=2, folder=tmp_path, **whole)
+    trained(None, epochs=4, resume=tmp_path / "stopped.ckpt", **whole)
+    assert len(taken) == 4
 
 
 def test_arguments():
