@@ -145,9 +145,10 @@ def save(
         fold_norms: Say each BatchNorm in two numbers a channel and not four, see `folded_state`:
             the file is smaller by half of its norms and the network computes the same in evaluation
             mode, but is no longer one to train further. Needs a module, which knows its norms.
-        reorder_units: Put hidden units that fell silent behind the others, see `reordered_state`:
-            the file is smaller and the network computes the same, with its hidden units in another
-            order. Needs a module, which knows its layers.
+        reorder_units: Put hidden units that fell silent behind the others, and leave out weights
+            that listen to units which are always 0, see `reordered_state`: the file is smaller and
+            the network computes the same, with its hidden units in another order. Needs a module,
+            which knows its layers.
         threads: How many tensors are coded at a time; None for one per processor at hand, at most
             8. The file does not depend on it.
 

@@ -3,7 +3,7 @@
 Which unit of a hidden layer comes first changes nothing in what a network computes, as long as the
 layer behind it knows (R. Hecht-Nielsen, *On the algebraic structure of feedforward network weight
 spaces*, 1990). A context coder codes a block of silent rows and columns in next to nothing,
-and scattered ones one by one.
+and scattered ones one by one. A unit that is 0 whatever comes in need not be listened to.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _ACTIVATION_NAMES = {
     *("hardtanh", "hardswish", "hardsigmoid", "softplus"),
     *("dropout", "dropout1d", "dropout2d", "dropout3d"),
 }
+_MOVES_ZERO = {"sigmoid", "softplus", "hardsigmoid", "hardtanh"}  # or may: hardtanh has ends to set
 _POOL_NAMES = {
     f"{kind}_pool{ndim}d"
     for kind in ("max", "avg", "adaptive_avg", "adaptive_max")
@@ -55,11 +56,13 @@ class _Link:
         layer: Its name; its units are the first axis of its tensors.
         between: Names of modules between the two that hold numbers for each unit.
         behind: Name of the next layer; its weight has the units on the second axis.
+        keeps_zero: A unit that is 0 arrives there as 0.
     """
 
     layer: str
     between: tuple[str, ...]
     behind: str
+    keeps_zero: bool
 
 
 @torch.no_grad()
@@ -68,7 +71,9 @@ def reordered_state(
 ) -> dict[str, Tensor]:
     """A state_dict of the same function, with the silent units of hidden layers behind the others.
 
-    A unit is silent if all weights behind it are 0. Its own weights then do nothing and become 0,
+    A unit is empty if its own weights and its bias are 0, and the activations behind it leave that
+    0: the weights that listen to it hear nothing and become 0, too. A unit is silent if all weights
+    behind it are 0. Its own weights then do nothing and become 0,
     its bias becomes the commonest of the others. All units of such a layer are sorted by how many
     weights they have, those with most first. A layer without a silent unit stays as it is, and so
     does one whose units something else may see: it is called twice, shares a tensor, its output
@@ -93,14 +98,43 @@ def reordered_state(
     """
     new = dict(state)
     books = {name: book.to("cpu") for name, book in (codebooks or {}).items()}
-    for link in reversed(_links(module)):  # what falls silent here may silence what is before it
-        between = [
-            f"{n}.{leaf}" for n in link.between for leaf in module.get_submodule(n).state_dict()
-        ]
-        own = [f"{link.layer}.{leaf}" for leaf in module.get_submodule(link.layer).state_dict()]
-        found = {name: new[name].cpu() for name in (*own, *between, f"{link.behind}.weight")}
-        new.update(_reordered(link, found, books))
+    links = _links(module)
+
+    def found(link: _Link) -> dict[str, Tensor]:
+        parts = [(name, module.get_submodule(name)) for name in (link.layer, *link.between)]
+        names = [f"{name}.{leaf}" for name, part in parts for leaf in part.state_dict()]
+        return {name: new[name].cpu() for name in (*names, f"{link.behind}.weight")}
+
+    for link in links:  # what hears nothing here may be empty itself
+        new.update(_unheard(link, found(link), books))
+    for link in reversed(links):  # what falls silent here may silence what is before it
+        new.update(_reordered(link, found(link), books))
     return new
+
+
+def _values(name: str, state: Mapping[str, Tensor], books: Mapping[str, Codebook]) -> Tensor:
+    """What a tensor will be once it is quantized, if it is."""
+    return books[name].quantize(state[name]) if name in books else state[name]
+
+
+def _takes_zero(name: str, books: Mapping[str, Codebook]) -> bool:
+    return name not in books or bool((books[name].levels == 0).any())
+
+
+def _unheard(
+    link: _Link, state: Mapping[str, Tensor], books: Mapping[str, Codebook]
+) -> dict[str, Tensor]:
+    """The weight behind a link with 0 where it listens to empty units; nothing if it never does."""
+    behind = f"{link.behind}.weight"
+    if not link.keeps_zero or not _takes_zero(behind, books):
+        return {}
+    own = [_values(name, state, books) for name in state if name.startswith(f"{link.layer}.")]
+    units = len(own[0])
+    empty = torch.stack([(value == 0).reshape(units, -1).all(1) for value in own]).all(0)
+    blocks = state[behind].unflatten(1, (units, -1))
+    if not (_values(behind, state, books).unflatten(1, (units, -1))[:, empty] != 0).any():
+        return {}
+    return {behind: torch.where(_along(empty, blocks[0]), 0, blocks).flatten(1, 2)}
 
 
 def _reordered(
@@ -108,23 +142,19 @@ def _reordered(
 ) -> dict[str, Tensor]:
     """The tensors of a link in their new order; nothing if no unit is silent."""
     weight, bias, behind = f"{link.layer}.weight", f"{link.layer}.bias", f"{link.behind}.weight"
-
-    def values(name: str) -> Tensor:
-        return books[name].quantize(state[name]) if name in books else state[name]
-
     units = len(state[weight])
     # (outputs, units, all that is left)
-    split = values(behind).reshape(len(state[behind]), units, -1)
+    split = _values(behind, state, books).reshape(len(state[behind]), units, -1)
     outward = (split != 0).sum((0, 2))
     silent = outward == 0
     if not silent.any():
         return {}
-    if weight not in books or bool((books[weight].levels == 0).any()):
+    if _takes_zero(weight, books):
         state[weight] = torch.where(_along(silent, state[weight]), 0, state[weight])
     if bias in state and not silent.all():
-        commonest = values(bias)[~silent].mode().values
+        commonest = _values(bias, state, books)[~silent].mode().values
         state[bias] = torch.where(silent, commonest, state[bias])
-    inward = (values(weight) != 0).reshape(units, -1).sum(1)
+    inward = (_values(weight, state, books) != 0).reshape(units, -1).sum(1)
     order = torch.argsort(inward + outward, descending=True, stable=True)
     moved = {
         name: tensor[order] if tensor.ndim else tensor
@@ -193,7 +223,7 @@ def _link(first: fx.Node, parts: Mapping[str, nn.Module], lone: set[str]) -> _Li
     units = len(layer.get_parameter("weight"))
     maps = isinstance(layer, _ConvNd)  # units are the second axis of what goes on, not the last
     between: list[str] = []
-    flat = False
+    flat, keeps_zero = False, True
     while len(node.users) == 1:
         user = next(iter(node.users))
         if user.all_input_nodes != [node]:
@@ -204,16 +234,19 @@ def _link(first: fx.Node, parts: Mapping[str, nn.Module], lone: set[str]) -> _Li
             fits = isinstance(part, _ConvNd) == (maps and not flat)
             if not fits or name not in lone or part.get_parameter("weight").shape[1] % units:
                 return None
-            return _Link(str(first.target), tuple(between), name)
+            return _Link(str(first.target), tuple(between), name, keeps_zero)
         spatial = maps and not flat
         if spatial and _counts_units(part, units):
             if name not in lone:
                 return None
             between.append(name)
+            keeps_zero = False
         elif spatial and _flattens(user, part):
             flat = True
         elif not _treats_alike(user, part, spatial):
             return None
+        kind = type(part).__name__.lower() if part is not None else _name(user)
+        keeps_zero = keeps_zero and kind not in _MOVES_ZERO
         node = user
     return None
 
@@ -242,8 +275,13 @@ def _treats_alike(user: fx.Node, part: nn.Module | None, pools: bool) -> bool:
         kinds = (*_ACTIVATIONS, *(_POOLS if pools else ()))
         return type(part) in kinds
     names = _ACTIVATION_NAMES | (_POOL_NAMES if pools else set())
+    name = _name(user)
     if user.op == "call_method":
-        return user.target in names
-    name = getattr(user.target, "__name__", "")
+        return name in names
     known = (getattr(torch, name, None), getattr(F, name, None))
     return user.op == "call_function" and name in names and user.target in known
+
+
+def _name(user: fx.Node) -> str:
+    """Name of the method or the function that a node calls."""
+    return str(user.target if user.op == "call_method" else getattr(user.target, "__name__", ""))

@@ -114,6 +114,75 @@ def test_silence_goes_back_through_the_layers():
     assert not state["0.weight"][2].any()
 
 
+def chain(*between: nn.Module) -> nn.Module:
+    """Two linear layers of ones; the second of three units between has no weights and no bias."""
+    net = nn.Sequential(nn.Linear(2, 3), *between, nn.Linear(3, 2))
+    for tensor in net.parameters():
+        tensor.data.fill_(1.0)
+    net[0].weight.data[1] = 0
+    net[0].bias.data[1] = 0
+    return net
+
+
+@pytest.mark.parametrize("between", [[nn.ReLU()], [nn.Tanh(), nn.Dropout(0.1), nn.SiLU()], []])
+def test_weights_that_listen_to_an_empty_unit_become_zero(between):
+    net = chain(*between)
+    state = reordered_state(net, net.state_dict())
+    last = f"{len(between) + 1}.weight"
+    assert state[last].tolist() == [[1, 1, 0], [1, 1, 0]]  # and the unit is the last one
+    inputs = torch.randn(5, 2)
+    assert torch.equal(says(with_state(net, state), inputs), says(net, inputs))
+
+
+@pytest.mark.parametrize(
+    "between", [[nn.Sigmoid()], [nn.Softplus()], [nn.Hardtanh(0.5, 1.0)], [nn.ReLU(), nn.Sigmoid()]]
+)
+def test_a_unit_that_speaks_without_weights_is_heard(between):
+    net = chain(*between)
+    state = dict(net.state_dict())
+    assert all(reordered_state(net, state)[name] is state[name] for name in state)
+    net = chain(nn.ReLU())
+    net[0].bias.data[1] = 0.5
+    state = dict(net.state_dict())
+    assert all(reordered_state(net, state)[name] is state[name] for name in state)
+
+
+def test_a_norm_makes_something_of_nothing():
+    net = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1))
+    net[0].weight.data[1] = 0
+    state = dict(net.state_dict())
+    assert all(reordered_state(net, state)[name] is state[name] for name in state)
+
+
+def test_empty_units_go_forth_through_the_layers():
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Flatten())
+    net += nn.Sequential(nn.Linear(2 * 4, 1))  # maps of 2 x 2
+    for tensor in net.parameters():
+        tensor.data.fill_(1.0)
+    for layer in (net[0], net[2]):
+        layer.bias.data[0] = 0
+    net[0].weight.data[0] = 0
+    net[2].weight.data[0, 1] = 0  # listens to the empty one alone
+    state = reordered_state(net, net.state_dict())
+    assert state["2.weight"][:, :, 0, 0].tolist() == [[1, 0], [0, 0]]
+    assert state["5.weight"].tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
+    images = torch.randn(3, 1, 2, 2)
+    assert torch.equal(says(with_state(net, state), images), says(net, images))
+
+
+def test_codebooks_say_which_unit_is_empty():
+    net = chain(nn.ReLU())
+    net[0].weight.data[1] = 0.2
+    book = Codebook(torch.tensor([0.0, 1.0]), torch.tensor([0.5]))
+    sides = Codebook(torch.tensor([-1.0, 1.0]), torch.tensor([0.0]))  # has no 0
+    state = dict(net.state_dict())
+    assert reordered_state(net, state)["2.weight"] is state["2.weight"]
+    found = reordered_state(net, state, {"0.weight": book, "2.weight": book})
+    assert found["2.weight"].tolist() == [[1, 1, 0], [1, 1, 0]]
+    found = reordered_state(net, state, {"0.weight": book, "2.weight": sides})
+    assert found["2.weight"] is state["2.weight"]
+
+
 def test_codebooks_say_what_is_zero():
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
