@@ -6,7 +6,7 @@ The formulas are in `entropy.py` and `quantizers.py`, the file in `container.py`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from hemp_lightning.container import Summary, save
-from hemp_lightning.entropy import SCOPES, entropy_and_gradients, index_entropy, warm_up
+from hemp_lightning.entropy import SCOPES, entropy_and_gradients, warm_up
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 from hemp_lightning.rates import RATE_MODELS, ContextRates
 from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan
 from hemp_lightning.selection import select_tensors
-from hemp_lightning.targets import LambdaControl, size_of, trim
+from hemp_lightning.steering import Steering, index_rate
+from hemp_lightning.targets import size_of
 
 FORWARDS = ("straight_through", "continuous")
 SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
-STEERED_PER_EPOCH = 20
 AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
 
 
@@ -59,19 +59,6 @@ class FileOptions:
             raise ValueError(
                 f"`recalibrate_batches` must be at least 0; found {self.recalibrate_batches}"
             )
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a file would have weighed at some step, and the entropy of its indices then."""
-
-    coded_bytes: float
-    other_bytes: float
-    rate: float
-
-    def scaled_to(self, rate: float) -> float:
-        """Bytes of the file at another rate."""
-        return self.other_bytes + self.coded_bytes * rate / max(self.rate, 1e-12)
 
 
 class HEMPCallback(Callback):
@@ -115,6 +102,7 @@ class HEMPCallback(Callback):
 
     Attributes:
         codebooks: Codebook of each tensor, by name; empty before `start_epoch`.
+        steering: How lambda finds its way to a target, see `hemp_lightning.steering`.
         summary: `Summary` of the written file, or None.
 
     Raises:
@@ -168,22 +156,6 @@ class HEMPCallback(Callback):
         ):
             if word not in words:
                 raise ValueError(f"`{name}` must be one of {', '.join(words)}; found {word!r}")
-        if target_bytes is not None and target_accuracy is not None:
-            raise ValueError(
-                "`target_bytes` and `target_accuracy`: expected at most one of the two, as lambda "
-                "is one number; found both"
-            )
-        if target_bytes is not None and not 0 < target_bytes < float("inf"):
-            raise ValueError(f"`target_bytes` must be above 0; found {target_bytes}")
-        if target_accuracy is not None and not 0 < target_accuracy < 1:
-            raise ValueError(
-                f"`target_accuracy` must be between 0 and 1, not in percent; found "
-                f"{target_accuracy}"
-            )
-        if (target_bytes or target_accuracy) and not lambda_entropy:
-            raise ValueError(
-                "`lambda_entropy` must be above 0 with a target: it is where lambda starts; found 0"
-            )
         self.order = order
         self.lambda_entropy = lambda_entropy
         self.lambda_reconstruction = lambda_reconstruction
@@ -199,9 +171,7 @@ class HEMPCallback(Callback):
         self.refit_every_n_epochs = refit_every_n_epochs
         self.refit_every_n_steps = refit_every_n_steps
         self.tensors = tensors
-        self.target_bytes = target_bytes
-        self.target_accuracy = target_accuracy
-        self.monitor = monitor
+        self.steering = Steering(target_bytes, target_accuracy, monitor, lambda_entropy)
         self.path = None if path is None else Path(path)
         self.file = file or FileOptions()
         self.codebooks: dict[str, Codebook] = {}
@@ -214,9 +184,6 @@ class HEMPCallback(Callback):
         self._batch_fraction = 0.0
         self._in_batch = False
         self._ended = False
-        self._control = LambdaControl()
-        self._first_step: int | None = None  # the optimizer step at which the terms set in
-        self._measured: Measured | None = None
 
     # What is decided.
 
@@ -260,7 +227,7 @@ class HEMPCallback(Callback):
 
     def current_lambda(self, trainer: Trainer) -> float:
         """Lambda of the entropy term now: ramped, and steered where there is a target."""
-        return self.lambda_entropy * self.ramp(trainer) * self._control.factor
+        return self.lambda_entropy * self.ramp(trainer) * self.steering.factor
 
     # When it happens.
 
@@ -297,22 +264,7 @@ class HEMPCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the optimizers, and that a target can be steered to."""
-        if self.target_bytes is not None:
-            if len(trainer.optimizers) > 1:
-                raise ValueError(
-                    "`target_bytes` needs one optimizer, whose steps share one lambda; found "
-                    f"{len(trainer.optimizers)}. Set `lambda_entropy` by hand"
-                )
-            if trainer.estimated_stepping_batches == float("inf"):
-                raise ValueError(
-                    "`target_bytes` needs a training with an end, to be there in time; found "
-                    "neither `max_epochs` nor `max_steps`. Give the Trainer one of them"
-                )
-        if self.target_accuracy is not None and not trainer.enable_validation:
-            raise ValueError(
-                "`target_accuracy` needs a validation of each epoch; found none. Give a "
-                "validation set, or set `lambda_entropy` by hand"
-            )
+        self.steering.check(trainer)
         for optimizer in trainer.optimizers:
             if isinstance(optimizer, LBFGS):
                 raise ValueError(
@@ -330,8 +282,9 @@ class HEMPCallback(Callback):
         # not in `on_train_epoch_start`: a run resumed after the last batch of an epoch skips that
         if self.should_refit(trainer, epoch_start=True):
             self._refit_codebooks(trainer)
-            if self.target_bytes is not None:
-                self._measure(pl_module)
+            if self.steering.target_bytes is not None:
+                summary = size_of(lambda path: self._save(path, pl_module, self.codebooks))
+                self.steering.measure(summary, self.codebooks, self._index_rate())
         if self.should_take_lengths(trainer):
             self._take_lengths(trainer)
         total = trainer.num_training_batches
@@ -363,9 +316,9 @@ class HEMPCallback(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the real weights back, bit for bit; steer by the accuracy."""
         self._restore()
-        steers = self.target_accuracy is not None and trainer.state.fn == TrainerFn.FITTING
-        if steers and self.is_active(trainer) and not trainer.sanity_checking:
-            self._steer_by_accuracy(trainer)
+        fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fits and self.is_active(trainer):
+            self.steering.follow_accuracy(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the real weights back, bit for bit."""
@@ -386,8 +339,11 @@ class HEMPCallback(Callback):
             self._refit_codebooks(trainer)
         if self.path is None:
             return
-        if self.target_bytes is not None:
-            self._trim(pl_module)
+        self.codebooks = self.steering.land(
+            {name: parameter.detach() for name, parameter in self._parameters.items()},
+            self.codebooks,
+            lambda books: size_of(lambda path: self._save(path, pl_module, books)).file_bytes,
+        )
         self._quantize()
         try:
             recalibrate(trainer, pl_module, self._root(pl_module), self.file.recalibrate_batches)
@@ -432,10 +388,8 @@ class HEMPCallback(Callback):
             "last_refit": self._last_refit,
             "last_refit_epoch": self._last_refit_epoch,
             "last_lengths_epoch": self._last_lengths_epoch,
-            "first_step": self._first_step,
             "rates": self._rates.state_dict(),
-            "control": asdict(self._control),
-            "measured": None if self._measured is None else asdict(self._measured),
+            "steering": self.steering.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -447,11 +401,8 @@ class HEMPCallback(Callback):
         self._last_refit = state_dict["last_refit"]
         self._last_refit_epoch = state_dict["last_refit_epoch"]
         self._last_lengths_epoch = state_dict["last_lengths_epoch"]
-        self._first_step = state_dict["first_step"]
         self._rates.load_state_dict(state_dict["rates"])
-        self._control = LambdaControl(**state_dict["control"])
-        measured = state_dict["measured"]
-        self._measured = None if measured is None else Measured(**measured)
+        self.steering.load_state_dict(state_dict["steering"])
 
     # How it is done.
 
@@ -534,11 +485,10 @@ class HEMPCallback(Callback):
             rate, gradients = entropy_and_gradients(
                 weights, levels, self.order, scope=self.scope, scan=self.scan
             )
-        if self.target_bytes is not None:
-            self._steer_by_bytes(trainer)
+        self.steering.follow_bytes(trainer, self._index_rate)
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         logs = trainer.global_step % every == 0
-        ramp, strength = self.ramp(trainer), self.lambda_entropy * self._control.factor
+        ramp, strength = self.ramp(trainer), self.lambda_entropy * self.steering.factor
         if logs or self.lambda_reconstruction:
             errors = [
                 w - self.codebooks[n].quantize(w) for n, w in zip(names, weights, strict=True)
@@ -572,69 +522,8 @@ class HEMPCallback(Callback):
             gradient = gradient * (1 - size / size.max().clamp_min(torch.finfo(size.dtype).tiny))
         parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=strength)
 
-    # Towards a target.
-
-    def _measure(self, pl_module: LightningModule) -> None:
-        summary = size_of(lambda path: self._save(path, pl_module, self.codebooks))
-        coded = sum(tensor.bytes for tensor in summary.tensors if tensor.name in self.codebooks)
-        self._measured = Measured(coded, summary.file_bytes - coded, self._index_rate())
-
     def _index_rate(self) -> float:
-        """Entropy of the indices in bits per weight, over all tensors."""
-        bits = count = 0.0
-        for name, parameter in self._parameters.items():
-            book = self.codebooks[name]
-            indices = book.assign(parameter)
-            bits += parameter.numel() * index_entropy(
-                indices, book.num_levels, self.order, scan=self.scan
-            )
-            count += parameter.numel()
-        return bits / count
-
-    def _steer_by_bytes(self, trainer: Trainer) -> None:
-        if self._first_step is None:
-            self._first_step = trainer.global_step
-        every = max(1, int(trainer.num_training_batches) // STEERED_PER_EPOCH)
-        if self._measured is None or trainer.global_step % every:
-            return  # counting indices takes time: not at each step
-        first, last = self._first_step, int(trainer.estimated_stepping_batches)
-        progress = (trainer.global_step - first) / max(1, last - first)
-        num_bytes = self._measured.scaled_to(self._index_rate())
-        assert self.target_bytes is not None
-        self._control = self._control.by_bytes(num_bytes, self.target_bytes, progress)
-
-    def _steer_by_accuracy(self, trainer: Trainer) -> None:
-        metrics = trainer.callback_metrics
-        if self.monitor not in metrics:
-            found = ", ".join(metrics) or "none"
-            raise ValueError(
-                f"`monitor` must be a logged metric of the validation; found {self.monitor!r}, "
-                f"which is not among {found}"
-            )
-        assert self.target_accuracy is not None
-        accuracy = float(trainer.strategy.reduce(metrics[self.monitor]))
-        if not 0 <= accuracy <= 1:
-            raise ValueError(
-                f"`monitor` must be an accuracy between 0 and 1 for `target_accuracy`; found "
-                f"{self.monitor!r} = {accuracy:.4g}"
-            )
-        self._control = self._control.by_accuracy(accuracy, self.target_accuracy)
-
-    def _trim(self, pl_module: LightningModule) -> None:
-        assert self.target_bytes is not None
-
-        def num_bytes(books: Mapping[str, Codebook]) -> int:
-            return size_of(lambda path: self._save(path, pl_module, books)).file_bytes
-
-        found = num_bytes(self.codebooks)
-        if found > 1.1 * self.target_bytes:
-            rank_zero_warn(
-                f"Training ended at {found:,} bytes, more than a tenth above `target_bytes` "
-                f"{self.target_bytes:,}: the rest is cut off now, without training after it. More "
-                "epochs or a higher `lambda_entropy` to start from keep more of the accuracy"
-            )
-        weights = {name: parameter.detach() for name, parameter in self._parameters.items()}
-        self.codebooks = trim(weights, self.codebooks, self.target_bytes, num_bytes)
+        return index_rate(self._parameters, self.codebooks, self.order, self.scan)
 
     # The file.
 

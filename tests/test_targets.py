@@ -120,15 +120,15 @@ def test_the_file_is_at_most_the_target(tmp_path, target):
 def test_a_low_accuracy_lets_lambda_rise():
     lax = fit(target_accuracy=0.6, validation=True)
     strict = fit(target_accuracy=0.999, validation=True)
-    assert lax.state_dict()["control"]["factor"] > strict.state_dict()["control"]["factor"]
+    assert lax.steering.factor > strict.steering.factor
 
 
 def test_a_target_travels_with_a_checkpoint():
     callback = fit(target_bytes=1500)
     other = HEMPCallback(target_bytes=1500)
     other.load_state_dict(callback.state_dict())
-    assert other.state_dict()["control"] == callback.state_dict()["control"]
-    assert other.state_dict()["measured"] == callback.state_dict()["measured"]
+    assert other.steering.factor == callback.steering.factor != 1
+    assert other.state_dict()["steering"] == callback.state_dict()["steering"]
 
 
 @pytest.mark.parametrize(
