@@ -95,7 +95,8 @@ class Codebook:
             Indices in `[0, num_levels)`, int64, of the same shape and device.
         """
         thresholds = self.thresholds.to(weights.device)
-        return torch.bucketize(weights.detach().float(), thresholds, right=True)
+        # contiguous: torch warns where it has to copy, as with weights in channels_last
+        return torch.bucketize(weights.detach().float().contiguous(), thresholds, right=True)
 
     def reconstruct(self, indices: Tensor) -> Tensor:
         """Levels that the indices stand for: float32, of the shape of `indices`.

@@ -86,7 +86,7 @@ def rate_and_gradients(
             gradients.append(torch.zeros_like(tensor))
             continue
         entry = entry.to(tensor)
-        cell = torch.bucketize(tensor, entry[1:-1], right=True)
+        cell = torch.bucketize(tensor.contiguous(), entry[1:-1], right=True)
         gap = (entry[1:] - entry[:-1])[cell]
         place = (tensor - entry[cell]) / gap
         lower = length.gather(-1, cell[..., None])[..., 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -232,3 +234,16 @@ def test_nan_is_not_quantized_away(num_levels):
 def test_an_object_with_fit_is_a_quantizer():
     own = LloydMaxQuantizer(5)
     assert get_quantizer(own) is own
+
+
+def test_weights_in_channels_last_are_assigned_without_a_warning():
+    # in a process of its own: torch warns once, at the first such call
+    code = (
+        "import torch, warnings; warnings.simplefilter('error')\n"
+        "from hemp_lightning.quantizers import Codebook\n"
+        "weights = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last)\n"
+        "indices = Codebook(torch.linspace(-1, 1, 5)).assign(weights)\n"
+        "assert torch.equal(indices, ((weights + 1.25) / 0.5).floor().clamp(0, 4).long())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
