@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from hemp_lightning.container import Summary, save
+from hemp_lightning.container import save
 from hemp_lightning.entropy import SCOPES, entropy_and_gradients, warm_up
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 from hemp_lightning.rates import RATE_MODELS, ContextRates
@@ -25,6 +25,7 @@ from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan
 from hemp_lightning.selection import select_tensors
 from hemp_lightning.steering import Steering, index_rate
+from hemp_lightning.summary import Summary
 from hemp_lightning.targets import size_of
 
 FORWARDS = ("straight_through", "continuous")

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 
 from hemp_lightning.checkpoints import CheckpointError, decompress, scan_checkpoint
 from hemp_lightning.coding import CODERS
-from hemp_lightning.container import Summary, inspect, save, verify
+from hemp_lightning.container import inspect, save, verify
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.layout.storages import FLOAT_DTYPES
 from hemp_lightning.quantizers import QUANTIZERS
 from hemp_lightning.scans import SCANS
+from hemp_lightning.summary import Summary
 from hemp_lightning.version import __version__
 
 BROKEN, MISUSED, INTERRUPTED = 1, 2, 130

@@ -12,14 +12,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hemp_lightning.coding import coder_by_id
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.errors import located
 from hemp_lightning.folding import folded_state
@@ -40,63 +39,9 @@ from hemp_lightning.layout.storages import QUANTIZABLE
 from hemp_lightning.layout.streams import count_threads, in_order
 from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
 from hemp_lightning.reordering import reordered_state
+from hemp_lightning.summary import Summary, TensorSummary, original, summarize, total
 
 _SPOOL_BYTES = 2**24  # coded sections beyond this wait on the disk and not in memory
-
-
-@dataclass(frozen=True)
-class TensorSummary:
-    """One tensor of a file.
-
-    Attributes:
-        name: Its key in the state_dict.
-        shape: Its shape.
-        dtype: Its dtype, and the one that holds it if that is another: `float32 as float16`.
-        coder: Coder of its indices; `plain`, `constant` (one level), or `alias of ...`.
-        num_levels: Levels in use, 0 if it is not quantized.
-        table_bytes: Bytes of `bytes` that describe the coder's model.
-        bytes: Its bytes in the file: indices, levels or entries; not its line in the directory.
-        entropy_bits_per_weight: Empirical entropy of its indices, 0 if it is not quantized.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    coder: str
-    num_levels: int
-    table_bytes: int
-    bytes: int
-    entropy_bits_per_weight: float
-
-    @property
-    def num_entries(self) -> int:
-        """Number of entries."""
-        return int(np.prod(self.shape, dtype=object))
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A file and its sizes: the float model, the entropy estimate, the real file.
-
-    Attributes:
-        path: The file.
-        float_bytes: Four bytes for each entry of parameters and buffers, shared ones once.
-        file_bytes: Bytes of the file, all of it.
-        compression_ratio: `float_bytes / file_bytes`.
-        bits_per_weight: Bits of the file per entry of parameters and buffers.
-        entropy_bits_per_weight: Empirical entropy of the indices, per quantized weight.
-        encode_seconds: Time that `save` took; 0 where the file was only read.
-        tensors: One summary a tensor, in the order of the state_dict.
-    """
-
-    path: str
-    float_bytes: int
-    file_bytes: int
-    compression_ratio: float
-    bits_per_weight: float
-    entropy_bits_per_weight: float
-    encode_seconds: float
-    tensors: list[TensorSummary]
 
 
 def save(
@@ -204,7 +149,7 @@ def save(
         check_values(entry.name, tensor, quantized=position in books)
         if position not in books:
             content = encode_plain(entry.name, tensor, options, norms)
-            return content, _summarize(content)
+            return content, summarize(content)
         codebook = books[position]
         if codebook is None:
             assert fitter is not None
@@ -212,7 +157,7 @@ def save(
         content, indices = encode_quantized(entry.name, tensor, codebook, options)
         del tensor
         _check(np.array_equal(content.indices(), indices), entry.name)
-        return content, _summarize(content, _entropy(content, indices, order, scan))
+        return content, summarize(content, _entropy(content, indices, order, scan))
 
     records: dict[int, Record] = {}
     sizes: list[int] = []
@@ -255,7 +200,7 @@ def save(
             for _ in written.sections():
                 pass
             file_bytes = written.size
-    return _total(path, file_bytes, ordered, summaries, time.perf_counter() - begin)
+    return total(path, file_bytes, ordered, summaries, time.perf_counter() - begin)
 
 
 def load(
@@ -285,7 +230,7 @@ def load(
     """
     with opened(path, max_bytes) as file:
         tensors = {name: tensor.to(device) for name, tensor in decoded(file, threads)}
-        return {record.name: tensors[_original(file.records, record)] for record in file.records}
+        return {record.name: tensors[original(file.records, record)] for record in file.records}
 
 
 def decoded(file: HempFile, threads: int | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -369,15 +314,15 @@ def inspect(
 
     def look(content: Content) -> TensorSummary:
         if content.record.kind != QUANTIZED:
-            return _summarize(content)
+            return summarize(content)
         # the indices are gone before their coder decodes them again, to see what its model takes
-        return _summarize(content, _entropy(content, content.indices(), order, scan))
+        return summarize(content, _entropy(content, content.indices(), order, scan))
 
     with opened(path, max_bytes) as file:
         contents = _contents(file, keeps_entries=False)
         found = in_order(look, contents, count_threads(threads))
         summaries = {summary.name: summary for summary in found}
-        return _total(path, file.size, file.records, summaries, encode_seconds=0.0)
+        return total(path, file.size, file.records, summaries)
 
 
 def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None, threads: int = 1) -> None:
@@ -475,64 +420,8 @@ def _check_codebooks(
     return {_position(entries, name): codebook.to("cpu") for name, codebook in codebooks.items()}
 
 
-def _original(records: list[Record], record: Record) -> str:
-    return records[record.target].name if record.kind == ALIAS else record.name
-
-
 def _entropy(content: Content, indices: np.ndarray, order: int, scan: str) -> float:
     return index_entropy(torch.from_numpy(indices), content.record.num_levels, order, scan=scan)
-
-
-def _summarize(content: Content, entropy: float = 0.0) -> TensorSummary:
-    record = content.record
-    coder, table_bytes = "plain", 0
-    if record.kind == QUANTIZED:
-        coder = "constant"
-        if record.num_levels > 1:
-            found = coder_by_id(record.coder)
-            coder = found.name
-            table_bytes = found.table_bytes(content.payload, record.shape, record.num_levels)
-    return TensorSummary(
-        record.name,
-        record.shape,
-        record.storage.label,
-        coder,
-        record.num_levels,
-        table_bytes,
-        content.size,
-        entropy,
-    )
-
-
-def _total(
-    path: str | os.PathLike[str],
-    file_bytes: int,
-    records: list[Record],
-    summaries: dict[str, TensorSummary],
-    encode_seconds: float,
-) -> Summary:
-    tensors, entries, weights, bits = [], 0, 0, 0.0
-    for record in records:
-        summary = summaries[_original(records, record)]
-        if record.kind == ALIAS:
-            alias = f"alias of {summary.name}"
-            tensors.append(replace(summary, name=record.name, coder=alias, table_bytes=0, bytes=0))
-            continue
-        tensors.append(summary)
-        entries += record.num_entries
-        if record.kind == QUANTIZED:
-            weights += record.num_entries
-            bits += record.num_entries * summary.entropy_bits_per_weight
-    return Summary(
-        path=os.fspath(path),
-        float_bytes=4 * entries,
-        file_bytes=file_bytes,
-        compression_ratio=4 * entries / file_bytes,
-        bits_per_weight=8 * file_bytes / max(entries, 1),
-        entropy_bits_per_weight=bits / max(weights, 1),
-        encode_seconds=encode_seconds,
-        tensors=tensors,
-    )
 
 
 def _some(names: list[str]) -> str:

@@ -10,9 +10,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from hemp_lightning.container import Summary
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.quantizers import Codebook
+from hemp_lightning.summary import Summary
 from hemp_lightning.targets import LambdaControl, trim
 
 STEERED_PER_EPOCH = 20

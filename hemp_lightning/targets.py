@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hemp_lightning.container import Summary
 from hemp_lightning.quantizers import Codebook
+from hemp_lightning.summary import Summary
 
 AIM = 1.04
 """Training aims a little above the wanted bytes: what is over is trimmed, what is under lost."""
