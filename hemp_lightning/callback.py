@@ -17,9 +17,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.container import save
 from hemp_lightning.entropy import SCOPES, entropy_and_gradients, warm_up
-from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
+from hemp_lightning.quantizers import Quantizer, get_quantizer
 from hemp_lightning.rates import RATE_MODELS, ContextRates
 from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.errors import located
 from hemp_lightning.folding import folded_state
@@ -37,7 +38,7 @@ from hemp_lightning.layout.norms import Norms
 from hemp_lightning.layout.sections import SECTION_BYTES, Content, read_section, write_section
 from hemp_lightning.layout.storages import QUANTIZABLE
 from hemp_lightning.layout.streams import count_threads, in_order
-from hemp_lightning.quantizers import Codebook, Quantizer, get_quantizer
+from hemp_lightning.quantizers import Quantizer, get_quantizer
 from hemp_lightning.reordering import reordered_state
 from hemp_lightning.summary import Summary, TensorSummary, original, summarize, total
 

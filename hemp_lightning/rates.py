@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.coding.context import ContextCoder
-from hemp_lightning.quantizers import Codebook
 
 RATE_MODELS = ("tuples", "context")
 """`tuples`: joint entropy at order n; `context`: code lengths of the context coder."""

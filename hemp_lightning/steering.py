@@ -10,8 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.entropy import index_entropy
-from hemp_lightning.quantizers import Codebook
 from hemp_lightning.summary import Summary
 from hemp_lightning.targets import LambdaControl, trim
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hemp_lightning.quantizers import Codebook
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.summary import Summary
 
 AIM = 1.04

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hemp_lightning.baselines.pruning import magnitude_masks
 from hemp_lightning.baselines.weights import network_of, weight_tensors
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.container import save
-from hemp_lightning.quantizers import Codebook, LloydMaxQuantizer
+from hemp_lightning.quantizers import LloydMaxQuantizer
 
 
 def cluster_means(values: Tensor, indices: Tensor, num_clusters: int) -> Tensor:

@@ -10,8 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from hemp_lightning.baselines.weights import Stand, network_of, weight_tensors
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.container import save
-from hemp_lightning.quantizers import Codebook
 
 
 def lsq_gradients(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.coding import CODERS, get_coder
 from hemp_lightning.coding.base import Coder, gather, index_dtype, tally
 from hemp_lightning.coding.general import RawCoder
@@ -18,7 +19,6 @@ from hemp_lightning.layout.norms import Norms
 from hemp_lightning.layout.sections import Content
 from hemp_lightning.layout.steps import round_to_steps
 from hemp_lightning.layout.storages import EXACT, FLOAT_DTYPES, STEPS, fits, to_words
-from hemp_lightning.quantizers import Codebook
 
 _CHUNK = 2**22  # weights that are assigned to levels at a time
 
