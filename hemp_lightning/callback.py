@@ -182,7 +182,8 @@ class HEMPCallback(Callback):
         self._rates = ContextRates()
         self._real: list[Tensor] = []  # the real-valued weights while quantized ones stand in ...
         self._stands_in = False  # ... which is now
-        self._last_refit = self._last_refit_epoch = self._last_lengths_epoch = -1
+        self._last_refit = -1  # optimizer step
+        self._last_epoch = -1  # whose start was seen
         self._batch_fraction = 0.0
         self._in_batch = False
         self._ended = False
@@ -203,22 +204,13 @@ class HEMPCallback(Callback):
         since = trainer.current_epoch - self.start_epoch
         if epoch_start:
             every = self.refit_every_n_epochs
-            new = trainer.current_epoch != self._last_refit_epoch
-            return since >= 0 and (not self.codebooks or bool(every and since % every == 0 and new))
+            return since >= 0 and (not self.codebooks or bool(every and since % every == 0))
         every = self.refit_every_n_steps
         return (
             self.is_active(trainer)
             and bool(every and trainer.global_step % every == 0)
             and trainer.global_step != self._last_refit
         )
-
-    def should_take_lengths(self, trainer: Trainer) -> bool:
-        """Whether code lengths of the context coder are taken anew: once an epoch, at its start.
-
-        At a refit they are taken in any case.
-        """
-        new = trainer.current_epoch != self._last_lengths_epoch
-        return self.rate_model == "context" and self.is_active(trainer) and new
 
     def ramp(self, trainer: Trainer) -> float:
         """Factor of both lambdas, from 0 to 1, linear over `warmup_epochs`."""
@@ -282,13 +274,9 @@ class HEMPCallback(Callback):
     ) -> None:
         """Refit the codebooks if an epoch begins; put the quantized weights in place."""
         # not in `on_train_epoch_start`: a run resumed after the last batch of an epoch skips that
-        if self.should_refit(trainer, epoch_start=True):
-            self._refit_codebooks(trainer)
-            if self.steering.target_bytes is not None:
-                summary = size_of(lambda path: self._save(path, pl_module, self.codebooks))
-                self.steering.measure(summary, self.codebooks, self._index_rate())
-        if self.should_take_lengths(trainer):
-            self._take_lengths(trainer)
+        if trainer.current_epoch != self._last_epoch:
+            self._last_epoch = trainer.current_epoch
+            self._start_epoch(trainer, pl_module)
         total = trainer.num_training_batches
         self._batch_fraction = batch_idx / total if 0 < total < float("inf") else 0.0
         self._in_batch = True
@@ -388,8 +376,7 @@ class HEMPCallback(Callback):
                 for name, book in self.codebooks.items()
             },
             "last_refit": self._last_refit,
-            "last_refit_epoch": self._last_refit_epoch,
-            "last_lengths_epoch": self._last_lengths_epoch,
+            "last_epoch": self._last_epoch,
             "rates": self._rates.state_dict(),
             "steering": self.steering.state_dict(),
         }
@@ -401,8 +388,7 @@ class HEMPCallback(Callback):
             for name, entry in state_dict["codebooks"].items()
         }
         self._last_refit = state_dict["last_refit"]
-        self._last_refit_epoch = state_dict["last_refit_epoch"]
-        self._last_lengths_epoch = state_dict["last_lengths_epoch"]
+        self._last_epoch = state_dict["last_epoch"]
         self._rates.load_state_dict(state_dict["rates"])
         self.steering.load_state_dict(state_dict["steering"])
 
@@ -420,6 +406,15 @@ class HEMPCallback(Callback):
                 f"found {self.file.module!r}"
             ) from None
 
+    def _start_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.should_refit(trainer, epoch_start=True):
+            self._refit_codebooks(trainer)
+        elif self.rate_model == "context" and self.is_active(trainer):
+            self._rates.take(self._parameters, self.codebooks)
+        if self.steering.target_bytes is not None and self.is_active(trainer):
+            summary = size_of(lambda path: self._save(path, pl_module, self.codebooks))
+            self.steering.measure(summary, self.codebooks, self._index_rate())
+
     def _refit_codebooks(self, trainer: Trainer) -> None:
         for name, parameter in self._parameters.items():
             init = self.codebooks.get(name)
@@ -429,16 +424,11 @@ class HEMPCallback(Callback):
                 raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
             self.codebooks[name] = codebook.half_precision().to(parameter.device)
         if self.rate_model == "context":
-            self._take_lengths(trainer)
+            self._rates.take(self._parameters, self.codebooks)
         self._last_refit = trainer.global_step
-        self._last_refit_epoch = trainer.current_epoch
         if trainer.world_size > 1:
             # every process fits the same weights; this holds even where their libraries differ
             self.load_state_dict(trainer.strategy.broadcast(self.state_dict()))
-
-    def _take_lengths(self, trainer: Trainer) -> None:
-        self._rates.take(self._parameters, self.codebooks)
-        self._last_lengths_epoch = trainer.current_epoch
 
     @torch.no_grad()
     def _quantize(self) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from hemp_lightning import HEMPCallback
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.quantizers import Codebook, UniformQuantizer
+from hemp_lightning.steering import Steering
 from hemp_lightning.targets import AIM, LambdaControl, rate_aware, trim
 
 
@@ -121,6 +122,19 @@ def test_a_low_accuracy_lets_lambda_rise():
     lax = fit(target_accuracy=0.6, validation=True)
     strict = fit(target_accuracy=0.999, validation=True)
     assert lax.steering.factor > strict.steering.factor
+
+
+@pytest.mark.parametrize("every", [0, 1, 3])
+def test_the_file_is_measured_once_an_epoch(monkeypatch, every):
+    sizes, measure = [], Steering.measure
+
+    def spy(steering, summary, coded, rate):
+        sizes.append(summary.file_bytes)
+        measure(steering, summary, coded, rate)
+
+    monkeypatch.setattr(Steering, "measure", spy)
+    fit(epochs=4, target_bytes=1500, refit_every_n_epochs=every)
+    assert len(sizes) == 4 and sizes[-1] < sizes[0]
 
 
 def test_a_target_travels_with_a_checkpoint():
