@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from hemp_lightning.approach import Approach, index_rate
 from hemp_lightning.codebook import Codebook
 from hemp_lightning.container import save
 from hemp_lightning.entropy import SCOPES, entropy_and_gradients, warm_up
@@ -25,7 +26,6 @@ from hemp_lightning.rates import RATE_MODELS, ContextRates
 from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan
 from hemp_lightning.selection import select_tensors
-from hemp_lightning.steering import Steering, index_rate
 from hemp_lightning.summary import Summary
 from hemp_lightning.targets import size_of
 
@@ -104,7 +104,7 @@ class HEMPCallback(Callback):
 
     Attributes:
         codebooks: Codebook of each tensor, by name; empty before `start_epoch`.
-        steering: How lambda finds its way to a target, see `hemp_lightning.steering`.
+        approach: How lambda finds its way to a target, see `hemp_lightning.approach`.
         summary: `Summary` of the written file, or None.
 
     Raises:
@@ -173,7 +173,7 @@ class HEMPCallback(Callback):
         self.refit_every_n_epochs = refit_every_n_epochs
         self.refit_every_n_steps = refit_every_n_steps
         self.tensors = tensors
-        self.steering = Steering(target_bytes, target_accuracy, monitor, lambda_entropy)
+        self.approach = Approach(target_bytes, target_accuracy, monitor, lambda_entropy)
         self.path = None if path is None else Path(path)
         self.file = file or FileOptions()
         self.codebooks: dict[str, Codebook] = {}
@@ -221,7 +221,7 @@ class HEMPCallback(Callback):
 
     def current_lambda(self, trainer: Trainer) -> float:
         """Lambda of the entropy term now: ramped, and steered where there is a target."""
-        return self.lambda_entropy * self.ramp(trainer) * self.steering.factor
+        return self.lambda_entropy * self.ramp(trainer) * self.approach.factor
 
     # When it happens.
 
@@ -258,7 +258,7 @@ class HEMPCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the optimizers, and that a target can be steered to."""
-        self.steering.check(trainer)
+        self.approach.check(trainer)
         for optimizer in trainer.optimizers:
             if isinstance(optimizer, LBFGS):
                 raise ValueError(
@@ -308,7 +308,7 @@ class HEMPCallback(Callback):
         self._restore()
         fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if fits and self.is_active(trainer):
-            self.steering.follow_accuracy(trainer)
+            self.approach.follow_accuracy(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the real weights back, bit for bit."""
@@ -329,7 +329,7 @@ class HEMPCallback(Callback):
             self._refit_codebooks(trainer)
         if self.path is None:
             return
-        self.codebooks = self.steering.land(
+        self.codebooks = self.approach.land(
             {name: parameter.detach() for name, parameter in self._parameters.items()},
             self.codebooks,
             lambda books: size_of(lambda path: self._save(path, pl_module, books)).file_bytes,
@@ -378,7 +378,7 @@ class HEMPCallback(Callback):
             "last_refit": self._last_refit,
             "last_epoch": self._last_epoch,
             "rates": self._rates.state_dict(),
-            "steering": self.steering.state_dict(),
+            "approach": self.approach.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -390,7 +390,7 @@ class HEMPCallback(Callback):
         self._last_refit = state_dict["last_refit"]
         self._last_epoch = state_dict["last_epoch"]
         self._rates.load_state_dict(state_dict["rates"])
-        self.steering.load_state_dict(state_dict["steering"])
+        self.approach.load_state_dict(state_dict["approach"])
 
     # How it is done.
 
@@ -411,9 +411,9 @@ class HEMPCallback(Callback):
             self._refit_codebooks(trainer)
         elif self.rate_model == "context" and self.is_active(trainer):
             self._rates.take(self._parameters, self.codebooks)
-        if self.steering.target_bytes is not None and self.is_active(trainer):
+        if self.approach.target_bytes is not None and self.is_active(trainer):
             summary = size_of(lambda path: self._save(path, pl_module, self.codebooks))
-            self.steering.measure(summary, self.codebooks, self._index_rate())
+            self.approach.measure(summary, self.codebooks, self._index_rate())
 
     def _refit_codebooks(self, trainer: Trainer) -> None:
         for name, parameter in self._parameters.items():
@@ -477,10 +477,10 @@ class HEMPCallback(Callback):
             rate, gradients = entropy_and_gradients(
                 weights, levels, self.order, scope=self.scope, scan=self.scan
             )
-        self.steering.follow_bytes(trainer, self._index_rate)
+        self.approach.follow_bytes(trainer, self._index_rate)
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         logs = trainer.global_step % every == 0
-        ramp, strength = self.ramp(trainer), self.lambda_entropy * self.steering.factor
+        ramp, strength = self.ramp(trainer), self.lambda_entropy * self.approach.factor
         if logs or self.lambda_reconstruction:
             errors = [
                 w - self.codebooks[n].quantize(w) for n, w in zip(names, weights, strict=True)

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hemp_lightning import HEMPCallback
+from hemp_lightning.approach import Approach
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.quantizers import Codebook, UniformQuantizer
-from hemp_lightning.steering import Steering
 from hemp_lightning.targets import AIM, LambdaControl, rate_aware, trim
 
 
@@ -121,18 +121,18 @@ def test_the_file_is_at_most_the_target(tmp_path, target):
 def test_a_low_accuracy_lets_lambda_rise():
     lax = fit(target_accuracy=0.6, validation=True)
     strict = fit(target_accuracy=0.999, validation=True)
-    assert lax.steering.factor > strict.steering.factor
+    assert lax.approach.factor > strict.approach.factor
 
 
 @pytest.mark.parametrize("every", [0, 1, 3])
 def test_the_file_is_measured_once_an_epoch(monkeypatch, every):
-    sizes, measure = [], Steering.measure
+    sizes, measure = [], Approach.measure
 
-    def spy(steering, summary, coded, rate):
+    def spy(approach, summary, coded, rate):
         sizes.append(summary.file_bytes)
-        measure(steering, summary, coded, rate)
+        measure(approach, summary, coded, rate)
 
-    monkeypatch.setattr(Steering, "measure", spy)
+    monkeypatch.setattr(Approach, "measure", spy)
     fit(epochs=4, target_bytes=1500, refit_every_n_epochs=every)
     assert len(sizes) == 4 and sizes[-1] < sizes[0]
 
@@ -141,8 +141,8 @@ def test_a_target_travels_with_a_checkpoint():
     callback = fit(target_bytes=1500)
     other = HEMPCallback(target_bytes=1500)
     other.load_state_dict(callback.state_dict())
-    assert other.steering.factor == callback.steering.factor != 1
-    assert other.state_dict()["steering"] == callback.state_dict()["steering"]
+    assert other.approach.factor == callback.approach.factor != 1
+    assert other.state_dict()["approach"] == callback.state_dict()["approach"]
 
 
 @pytest.mark.parametrize(

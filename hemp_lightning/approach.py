@@ -1,4 +1,4 @@
-"""Steering lambda during one training: when the rules of `targets.py` are asked, and with what."""
+"""The approach of a training to its target: when the rules of `targets.py` are asked, with what."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Measured:
         return self.other_bytes + self.coded_bytes * rate / max(self.rate, 1e-12)
 
 
-class Steering:
+class Approach:
     """The factor on lambda of a training that is to end at a file size or at an accuracy.
 
     Args:
@@ -44,7 +44,7 @@ class Steering:
         ValueError: If an argument is out of range.
 
     Example:
-        >>> Steering(1000, None, "val/accuracy", 0.1).factor
+        >>> Approach(1000, None, "val/accuracy", 0.1).factor
         1.0
     """
 
