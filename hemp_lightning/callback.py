@@ -23,6 +23,7 @@ from hemp_lightning.container import save
 from hemp_lightning.entropy import SCOPES, entropy_and_gradients, warm_up
 from hemp_lightning.quantizers import Quantizer, get_quantizer
 from hemp_lightning.rates import RATE_MODELS, ContextRates
+from hemp_lightning.rates import warm_up as warm_up_context
 from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan
 from hemp_lightning.selection import select_tensors
@@ -250,6 +251,8 @@ class HEMPCallback(Callback):
         if stage == "fit":
             rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
             warm_up(self.order, trainer.strategy.root_device)
+            if self.rate_model == "context":
+                warm_up_context()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the memory that held the real weights."""

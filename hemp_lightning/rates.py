@@ -22,6 +22,8 @@ from torch import Tensor
 
 from hemp_lightning.codebook import Codebook
 from hemp_lightning.coding.context import ContextCoder
+from hemp_lightning.kernels import cpu
+from hemp_lightning.kernels.lengths import bits_and_gradient
 
 RATE_MODELS = ("tuples", "context")
 """`tuples`: joint entropy at order n; `context`: code lengths of the context coder."""
@@ -86,15 +88,34 @@ def rate_and_gradients(
             gradients.append(torch.zeros_like(tensor))
             continue
         entry = entry.to(tensor)
-        cell = torch.bucketize(tensor.contiguous(), entry[1:-1], right=True)
-        gap = (entry[1:] - entry[:-1])[cell]
-        place = (tensor - entry[cell]) / gap
-        lower = length.gather(-1, cell[..., None])[..., 0]
-        step = length.gather(-1, cell[..., None] + 1)[..., 0] - lower
-        bits += (lower + place.clamp(0, 1) * step).double().sum()
-        inside = (place >= 0) & (place < 1)
-        gradients.append((step * inside / (gap * count)).to(tensor.dtype))
+        single = {tensor.dtype, length.dtype} == {torch.float32}
+        compiled = cpu.IS_COMPILED and tensor.is_cpu and length.is_cpu and single
+        own, gradient = (bits_and_gradient if compiled else _plain)(tensor, entry, length, count)
+        bits += own
+        gradients.append(gradient)
     return bits / count, gradients
+
+
+def _plain(tensor: Tensor, levels: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`kernels.lengths.bits_and_gradient` for any dtype on any device."""
+    cell = torch.bucketize(tensor.contiguous(), levels[1:-1], right=True)
+    gap = (levels[1:] - levels[:-1])[cell]
+    place = (tensor - levels[cell]) / gap
+    lower = lengths.gather(-1, cell[..., None])[..., 0]
+    step = lengths.gather(-1, cell[..., None] + 1)[..., 0] - lower
+    bits = (lower + place.clamp(0, 1) * step).double().sum()
+    inside = (place >= 0) & (place < 1)
+    return bits, (step * inside / (gap * count)).to(tensor.dtype)
+
+
+def warm_up() -> None:
+    """Compile the loops of `context`, so that no training step waits for it.
+
+    Example:
+        >>> warm_up()
+    """
+    levels = torch.tensor([0.0, 1.0])
+    rate_and_gradients([levels], [levels], [context_lengths(torch.tensor([0, 1]), 2)])
 
 
 class ContextRates:

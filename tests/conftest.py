@@ -11,9 +11,11 @@ from hemp_lightning.coding import (
     context_range,
     context_tables,
 )
-from hemp_lightning.kernels import cpu, cpu_loops
+from hemp_lightning.kernels import cpu, cpu_loops, lengths
 
-MODULES = (context_fast_kernel, context_kernel, context_range, context_tables, cpu_loops)
+MODULES = (
+    context_fast_kernel, context_kernel, context_range, context_tables, cpu_loops, lengths
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -29,7 +29,8 @@ IS_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
 """False under `NUMBA_DISABLE_JIT=1`, where the loops run as plain Python and torch is faster."""
 
 BUCKETS = 2048
-PART = 1 << 15  # fewest tuples worth a partial table of their own
+PART = 1 << 15
+"""Fewest tuples worth a partial table of their own, or a thread."""
 MAX_PARTS = 8
 DENSE_CELLS = 1 << 19
 """Cells of a table that is worth keeping whole: beyond, most of it is outside the caches."""
@@ -52,7 +53,7 @@ def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor, out: Tensor) -
         _, begin, end, _ = job
         loops.quantize(source[begin:end], borders, values, target[begin:end])
 
-    _run(run, [[(0, int(a), int(b), 0)] for a, b in pairwise(bounds)])
+    run_jobs(run, [[(0, int(a), int(b), 0)] for a, b in pairwise(bounds)])
 
 
 def bits_and_gradients(
@@ -174,7 +175,7 @@ class _Problem:
             )
 
         # Jobs that share a part run one after the other on the same thread.
-        _run(accumulate, _by_part(jobs, layout))
+        run_jobs(accumulate, _by_part(jobs, layout))
         bits = 0.0
         logs = []
         for table, count in enumerate(cells):
@@ -183,7 +184,7 @@ class _Problem:
             bits -= loops.finish(mass, parts[table], count, logs[table])
             bits += _total(self.totals[table])
         if with_gradient:
-            _run(gradient, [[job] for job in jobs])
+            run_jobs(gradient, [[job] for job in jobs])
         return bits
 
     def locate(self, segment: int) -> None:
@@ -255,7 +256,7 @@ class _Problem:
         def run(job: tuple[int, int, int, int]) -> None:
             bits[job[0]] = self.rows_of(job[0], with_gradient)
 
-        _run(run, jobs)
+        run_jobs(run, jobs)
         return sum(bits)
 
     def rows_of(self, table: int, with_gradient: bool) -> float:
@@ -378,7 +379,7 @@ def _by_part(jobs: list[tuple[int, int, int, int]], layout: Layout) -> list[list
     return list(groups.values())
 
 
-def _run(function: Callable[[Any], None], groups: list[list[Any]]) -> None:
+def run_jobs(function: Callable[[Any], None], groups: list[list[Any]]) -> None:
     """Call `function` on every job, the groups shared among torch's number of threads."""
 
     def run(share: list[list[Any]]) -> None:
