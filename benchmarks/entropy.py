@@ -25,9 +25,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import hemp_lightning
 from hemp_lightning import HEMPCallback
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.entropy import entropy_and_gradients
 from hemp_lightning.models import build
 from hemp_lightning.quantizers import LloydMaxQuantizer
+from hemp_lightning.rates import RATE_MODELS, context_lengths, rate_and_gradients
 
 MOST_PRODUCTS = 1 << 28
 """Soft assignments that the brute force may hold at a time; it needs several times their memory."""
@@ -92,6 +94,27 @@ def entropy_table(sizes: list[int]) -> None:
                     f"| {times} |",
                     flush=True,
                 )
+
+
+def lengths_table(sizes: list[int]) -> None:
+    """The rate of `rate_model="context"`: value and gradient, between levels of known lengths."""
+    print("\n## Code lengths of the context coder: value and gradient\n")
+    print("| weights | levels | ms | ns per weight | of torch.sin | taking them anew, s |")
+    print("|---|---|---|---|---|---|")
+    for size in sizes:
+        weights = torch.randn(size // 500, 500, generator=torch.Generator().manual_seed(0)) * 0.1
+        for num_levels in (5, 16):
+            book = Codebook(torch.linspace(-0.35, 0.35, num_levels))
+            indices = book.assign(weights)
+            lengths = context_lengths(indices, num_levels)
+            rate = partial(rate_and_gradients, [weights], [book.levels], [lengths])
+            seconds, sine = timed([rate, weights.sin], 7)
+            (anew,) = timed([partial(context_lengths, indices, num_levels)], 1)
+            print(
+                f"| {size:,} | {num_levels} | {1e3 * seconds:.2f} | {1e9 * seconds / size:.2f} "
+                f"| {seconds / sine:.2f} | {anew:.2f} |",
+                flush=True,
+            )
 
 
 def quantizer_table() -> None:
@@ -170,9 +193,9 @@ def median_step(
     return float(gaps[2:].median())
 
 
-def step_table(networks: list[str], num_pairs: int) -> None:
+def step_table(networks: list[str], num_pairs: int, rate_model: str) -> None:
     """A training step with the callback (order 3, 16 levels, every step) over one without."""
-    print("\n## Training step, batch 128, order 3, 16 levels\n")
+    print(f"\n## Training step, batch 128, order 3, 16 levels, rate model {rate_model}\n")
     print(f"Medians of {num_pairs} pairs of runs; the quartiles of the pairs' ratios.\n")
     print("| network | step without, ms | step with, ms | ratio | quartiles |")
     print("|---|---|---|---|---|")
@@ -182,7 +205,10 @@ def step_table(networks: list[str], num_pairs: int) -> None:
         pairs = [
             [
                 median_step(name, channels, size, steps, callback)
-                for callback in (None, HEMPCallback(order=3, num_levels=16))
+                for callback in (
+                    None,
+                    HEMPCallback(order=3, num_levels=16, rate_model=rate_model),
+                )
             ]
             for _ in range(num_pairs)
         ]
@@ -233,7 +259,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=float, nargs="+", default=[1e5, 1e6, 1e7, 1e8])
     parser.add_argument("--networks", nargs="*", default=["lenet5", "resnet20", "resnet18"])
     parser.add_argument("--pairs", type=int, default=5, help="of runs with and without")
-    parser.add_argument("--skip", nargs="*", default=[], choices=["entropy", "quantizers"])
+    parser.add_argument("--rate-model", default="tuples", choices=RATE_MODELS, help="of steps")
+    tables = ["entropy", "lengths", "quantizers", "parts"]
+    parser.add_argument("--skip", nargs="*", default=[], choices=tables)
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -245,10 +273,13 @@ def main() -> None:
     )
     if "entropy" not in args.skip:
         entropy_table([int(size) for size in args.sizes])
+    if "lengths" not in args.skip:
+        lengths_table([int(size) for size in args.sizes if size <= 1e7])
     if "quantizers" not in args.skip:
         quantizer_table()
-    step_table(args.networks, args.pairs)
-    profile_table(args.networks)
+    step_table(args.networks, args.pairs, args.rate_model)
+    if "parts" not in args.skip:
+        profile_table(args.networks)
 
 
 if __name__ == "__main__":
