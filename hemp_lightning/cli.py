@@ -97,9 +97,15 @@ def _inspect(options: argparse.Namespace) -> None:
     print("\n".join([*_table(summary), "", *_sizes(summary)]))
 
 
-def _verify(options: argparse.Namespace) -> None:
-    verify(options.file, max_bytes=options.max_bytes, threads=options.threads)
-    print(f"{options.file}: whole, {os.path.getsize(options.file):,} bytes")
+def _verify(options: argparse.Namespace) -> int:
+    code = 0
+    for file in options.files:
+        try:
+            verify(file, max_bytes=options.max_bytes, threads=options.threads)
+            print(f"{file}: whole, {os.path.getsize(file):,} bytes")
+        except HempFileError as error:  # the others may be whole
+            code = _complain(error, BROKEN)
+    return code
 
 
 def _report(arguments: list[str]) -> int:
@@ -208,9 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_tuples(look)
     _add_max_bytes(look)
 
-    check = commands.add_parser("verify", help="check that a file is whole and decodes")
+    check = commands.add_parser("verify", help="check that files are whole and decode")
     check.set_defaults(run=_verify)
-    check.add_argument("file", metavar="FILE")
+    check.add_argument("files", metavar="FILE", nargs="+")
     _add_max_bytes(check)
 
     for command, default in ((compress, None), (expand, None), (look, 1), (check, 1)):

@@ -112,6 +112,17 @@ def test_verify(folder, capsys):
     assert err.startswith("hemp: net.hemp: byte ") and "expected the checksum" in err
 
 
+def test_verify_tells_of_each_file(folder, capsys):
+    for name in ("a", "b", "c"):
+        hemp(capsys, "compress", "net.pt", "-o", f"{name}.hemp")
+    data = (folder / "a.hemp").read_bytes()
+    whole = [f"{name}.hemp: whole, {len(data):,} bytes\n" for name in ("a", "c")]
+    (folder / "b.hemp").write_bytes(data[:-1])
+    code, out, err = hemp(capsys, "verify", "a.hemp", "b.hemp", "c.hemp")
+    assert (code, out) == (1, "".join(whole)) and err.startswith("hemp: b.hemp: byte ")
+    assert hemp(capsys, "verify", "a.hemp", "c.hemp") == (0, "".join(whole), "")
+
+
 @pytest.mark.parametrize(
     ("call", "code", "message"),
     [
