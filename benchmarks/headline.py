@@ -45,9 +45,9 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
     """One network: seeds, the run without the entropy term, NNCodec, published figures."""
     for pattern, label, marker, color in (
         ("results_seed*.json", "HEMP, a seed", "o", "#cc3311"),
-        ("results_lambda0*.json", "without the entropy term", "s", "#4477aa"),
+        ("results_lambda0_seed*.json", "without the entropy term", "s", "#4477aa"),
         ("nncodec_float*.json", "NNCodec on our float network", "v", "#228833"),
-        ("nncodec_longfloat*.json", "NNCodec on a float network trained as long", "^", "#ccbb44"),
+        ("nncodec_longfloat*.json", "NNCodec on a float network trained longer", "^", "#ccbb44"),
     ):
         points = read(folder, pattern)
         if not points:
@@ -61,9 +61,10 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
     seeds = read(folder, "results_seed*.json")
     floating = sum(100 * results["float_accuracy"] for results in seeds) / len(seeds)
     axes.axhline(floating, color="grey", linestyle=":", label="float network")
-    for label, count, accuracy in PUBLISHED.get(name, []):
+    for number, (label, count, accuracy) in enumerate(PUBLISHED.get(name, [])):
         axes.plot(count, accuracy, "k*", markersize=9, label="published")
-        axes.annotate(label, (count, accuracy), (0, 6), textcoords="offset points", fontsize=7)
+        place = (0, -12 if number % 2 else 6)  # labels of neighbours above and below in turn
+        axes.annotate(label, (count, accuracy), place, textcoords="offset points", fontsize=7)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, floating - 1.5), min(high, floating + 0.5))  # points below are not shown
     axes.set_xscale("log")
