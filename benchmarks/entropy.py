@@ -29,7 +29,7 @@ from hemp_lightning.codebook import Codebook
 from hemp_lightning.entropy import entropy_and_gradients
 from hemp_lightning.models import build
 from hemp_lightning.quantizers import LloydMaxQuantizer
-from hemp_lightning.rates import RATE_MODELS, context_lengths, rate_and_gradients
+from hemp_lightning.rates import RATE_MODELS, _plain, context_lengths, rate_and_gradients
 
 MOST_PRODUCTS = 1 << 28
 """Soft assignments that the brute force may hold at a time; it needs several times their memory."""
@@ -99,8 +99,11 @@ def entropy_table(sizes: list[int]) -> None:
 def lengths_table(sizes: list[int]) -> None:
     """The rate of `rate_model="context"`: value and gradient, between levels of known lengths."""
     print("\n## Code lengths of the context coder: value and gradient\n")
-    print("| weights | levels | ms | ns per weight | of torch.sin | taking them anew, s |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| weights | levels | ms | ns per weight | of torch.sin | torch, times as long "
+        "| taking them anew, s |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for size in sizes:
         weights = torch.randn(size // 500, 500, generator=torch.Generator().manual_seed(0)) * 0.1
         for num_levels in (5, 16):
@@ -108,11 +111,12 @@ def lengths_table(sizes: list[int]) -> None:
             indices = book.assign(weights)
             lengths = context_lengths(indices, num_levels)
             rate = partial(rate_and_gradients, [weights], [book.levels], [lengths])
-            seconds, sine = timed([rate, weights.sin], 7)
+            plain = partial(_plain, weights, book.levels, lengths, size)
+            seconds, sine, slow = timed([rate, weights.sin, plain], 7)
             (anew,) = timed([partial(context_lengths, indices, num_levels)], 1)
             print(
                 f"| {size:,} | {num_levels} | {1e3 * seconds:.2f} | {1e9 * seconds / size:.2f} "
-                f"| {seconds / sine:.2f} | {anew:.2f} |",
+                f"| {seconds / sine:.2f} | {slow / seconds:.0f} | {anew:.2f} |",
                 flush=True,
             )
 
