@@ -156,7 +156,8 @@ def new_network(config: DictConfig, datamodule: Any, start: bool = False) -> nn.
     Args:
         config: The composed configuration.
         datamodule: Says `num_classes`, `in_channels` and `image_size` after its setup.
-        start: Load the pretrained weights or the checkpoint to start from.
+        start: The network to train: with the pretrained weights or those of the checkpoint, and
+            compiled, where the configuration says so.
 
     Raises:
         ValueError: `model.num_classes` is less than the dataset has, or the network cannot take
@@ -177,7 +178,11 @@ def new_network(config: DictConfig, datamodule: Any, start: bool = False) -> nn.
     )
     if start and model.checkpoint is not None:
         load_checkpoint(network, model.checkpoint)
-    return network.to(memory_format=torch.channels_last) if config.channels_last else network
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if start and config.compile:
+        network.compile(dynamic=False)  # in place: the names of its tensors stay
+    return network
 
 
 def execute(experiment: Experiment) -> dict[str, Any]:

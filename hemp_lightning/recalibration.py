@@ -53,10 +53,12 @@ def recalibrate(
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
         norm.train()
+    # compiled for one pass over a few batches, a network would take longer than it saves
+    eager = torch.compiler.set_stance("force_eager")
     takes_index = len(inspect.signature(pl_module.training_step).parameters) > 1
     devices = [pl_module.device] if pl_module.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), torch.no_grad(), _silent(pl_module):
+        with torch.random.fork_rng(devices), torch.no_grad(), _silent(pl_module), eager:
             torch.manual_seed(0)  # the order of batches is the same after a resume
             for index, batch in enumerate(islice(_batches(trainer), num_batches)):
                 batch = trainer.strategy.batch_to_device(batch, pl_module.device)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.utils.data import DataLoader, TensorDataset
 
 import hemp_lightning
@@ -316,6 +317,23 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
     for name in ("a", "b"):
         fit(stranger(), HEMPCallback(order=3, path=tmp_path / name))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_compiled_network_trains_to_the_same_file(tmp_path):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    fit(stranger(), HEMPCallback(path=tmp_path / "plain.hemp"))
+    module = stranger()
+    module.net.compile(backend=backend)
+    counters.clear()
+    fit(module, HEMPCallback(path=tmp_path / "compiled.hemp"))
+    assert (tmp_path / "compiled.hemp").read_bytes() == (tmp_path / "plain.hemp").read_bytes()
+    assert len(graphs) == 2  # of training and of validation ...
+    assert not counters["graph_break"]  # ... and recalibration does not even try
 
 
 def test_submodule_has_its_own_keys(tmp_path):

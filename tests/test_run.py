@@ -147,6 +147,22 @@ def test_channels_last_is_where_the_network_lies_and_no_more(tmp_path: Path) -> 
     assert in_process(tmp_path / "run", "channels_last=true")["file_bytes"] > 0
 
 
+def test_compile_is_for_the_network_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module, **options: compiled.append((module, options))
+    )
+    found = in_process(tmp_path / "run", "compile=true")
+    assert len(compiled) == 1
+    network, options = compiled[0]
+    assert options == {"dynamic": False}
+    decoded = load(tmp_path / "run" / "model.hemp")
+    assert list(network.state_dict()) == list(decoded)  # its names are the plain ones
+    assert found["file_bytes"] > 0
+
+
 @pytest.mark.parametrize("order", [1, 3, 4])
 def test_every_order_runs(tmp_path: Path, order: int) -> None:
     assert in_process(tmp_path / "a", f"hemp.order={order}", "model=lenet300")["order"] == order
