@@ -9,10 +9,7 @@ number of threads.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -24,13 +21,12 @@ from torch import Tensor
 from hemp_lightning.kernels import cpu_loops as loops
 from hemp_lightning.kernels.layout import UNROLLED_ORDER, Layout
 from hemp_lightning.kernels.ordering import BucketedWeights
+from hemp_lightning.kernels.threads import PART, run_jobs
 
 IS_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
 """False under `NUMBA_DISABLE_JIT=1`, where the loops run as plain Python and torch is faster."""
 
 BUCKETS = 2048
-PART = 1 << 15
-"""Fewest tuples worth a partial table of their own, or a thread."""
 MAX_PARTS = 8
 DENSE_CELLS = 1 << 19
 """Cells of a table that is worth keeping whole: beyond, most of it is outside the caches."""
@@ -377,32 +373,3 @@ def _by_part(jobs: list[tuple[int, int, int, int]], layout: Layout) -> list[list
     for job in jobs:
         groups.setdefault((layout.tables[job[0]], job[3]), []).append(job)
     return list(groups.values())
-
-
-def run_jobs(function: Callable[[Any], None], groups: list[list[Any]]) -> None:
-    """Call `function` on every job, the groups shared among torch's number of threads."""
-
-    def run(share: list[list[Any]]) -> None:
-        for group in share:
-            for job in group:
-                function(job)
-
-    threads = min(torch.get_num_threads(), len(groups))
-    tuples = sum(end - begin for group in groups for _, begin, end, _ in group)
-    if threads <= 1 or tuples < 2 * PART:
-        run(groups)
-        return
-    # Large first, each to the thread with the least so far.
-    shares: list[list[list[Any]]] = [[] for _ in range(threads)]
-    loads = [0] * threads
-    for group in sorted(groups, key=lambda group: -sum(job[2] - job[1] for job in group)):
-        lightest = loads.index(min(loads))
-        shares[lightest].append(group)
-        loads[lightest] += sum(job[2] - job[1] for job in group)
-    list(_pool(os.getpid(), threads).map(run, shares))
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    # keyed by the process: threads do not survive a fork
-    return ThreadPoolExecutor(threads, thread_name_prefix="hemp-entropy")

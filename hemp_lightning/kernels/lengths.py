@@ -7,7 +7,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from hemp_lightning.kernels.cpu import PART, run_jobs
+from hemp_lightning.kernels.threads import PART, run_jobs
 
 BLOCK = 512
 """Weights that are compared with one level after the other: they stay in the nearest cache."""
