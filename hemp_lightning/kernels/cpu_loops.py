@@ -25,6 +25,7 @@ QUANTIZED = 512
 """Weights that are compared with one threshold after the other: they stay in the nearest cache."""
 
 _jit: Any = partial(njit, nogil=True, cache=True, error_model="numpy")
+_fused: Any = partial(_jit, fastmath={"contract"})  # a product and a sum in one instruction
 _inlined: Any = njit(inline="always")
 _unrolled: Any = partial(overload, jit_options={"forceinline": True, "error_model": "numpy"})
 
@@ -594,7 +595,7 @@ def accumulate(  # type: ignore[no-untyped-def]
             _add(table, cell, one, places, strides)
 
 
-@_jit
+@_fused
 def gradient(  # type: ignore[no-untyped-def]
     cells, fractions, begin, end, inverse, steps, strides, logs
 ):
@@ -636,7 +637,7 @@ def sort_tuples(  # type: ignore[no-untyped-def]
         numbers[target * size + order] = _cell_of(cells, t * order + lead, steps)
 
 
-@_jit
+@_fused
 def rows(  # type: ignore[no-untyped-def]
     places,
     numbers,
