@@ -326,8 +326,13 @@ def test_a_compiled_network_trains_to_the_same_file(tmp_path):
         graphs.append(graph)
         return graph.forward
 
+    class Body(nn.Sequential):  # torch 2.6 does not compile those of its own
+        def forward(self, x):
+            return super().forward(x)
+
     fit(stranger(), HEMPCallback(path=tmp_path / "plain.hemp"))
     module = stranger()
+    module.net = Body(*module.net)
     module.net.compile(backend=backend)
     counters.clear()
     fit(module, HEMPCallback(path=tmp_path / "compiled.hemp"))
