@@ -11,6 +11,7 @@ import bz2
 import lzma
 import math
 import zlib
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -73,7 +74,7 @@ class RawCoder:
         return 0
 
 
-class _Compressor:
+class _Compressor(ABC):
     """What the three compressors share; a subclass names the algorithm."""
 
     def encode(self, indices: np.ndarray, num_levels: int) -> bytes:
@@ -107,11 +108,13 @@ class _Compressor:
         """0: the model adapts."""
         return 0
 
+    @abstractmethod
     def _compress(self, plain: bytes) -> bytes:
-        raise NotImplementedError
+        """The stream of some bytes."""
 
+    @abstractmethod
     def _decompressor(self, size: int) -> Any:
-        raise NotImplementedError
+        """A decompressor as in the standard library, for a stream that stands for `size` bytes."""
 
 
 class LzmaCoder(_Compressor):

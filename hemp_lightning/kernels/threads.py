@@ -87,7 +87,6 @@ def _openmp() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(bundled[0]))
         library.GOMP_parallel.argtypes = (_Region, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         library.GOMP_parallel.restype = None
-        library.omp_get_thread_num, library.omp_get_num_threads  # noqa: B018  raise if missing
     except (IndexError, OSError, AttributeError):
         return None
     return library

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hemp_lightning.kernels import lengths as module
-from hemp_lightning.kernels.cpu import PART
 from hemp_lightning.kernels.lengths import bits_and_gradient
+from hemp_lightning.kernels.threads import PART
 from hemp_lightning.rates import _plain
 
 
