@@ -29,6 +29,7 @@ class Classifier(LightningModule):
         distillation: Share of the loss, 0 to 1, that compares with the scores of a teacher once
             there is one (`learn_from`); 0 for labels alone.
         temperature: Divides the scores in that comparison.
+        teacher: Trained network for the same images and classes; None for a copy of `network`.
 
     Raises:
         ValueError: `distillation` or `temperature` is out of its range.
@@ -48,6 +49,7 @@ class Classifier(LightningModule):
         restart_epoch: int = 0,
         distillation: float = 0.0,
         temperature: float = 4.0,
+        teacher: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= distillation <= 1:
@@ -62,7 +64,8 @@ class Classifier(LightningModule):
         self.restart_epoch = restart_epoch
         self.distillation = distillation
         self.temperature = temperature
-        self._teacher: tuple[nn.Module, ...] = ()  # in a tuple: no part of state_dict
+        self._other = () if teacher is None else (teacher,)  # in tuples: no part of state_dict
+        self._teacher: tuple[nn.Module, ...] = ()
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -87,15 +90,19 @@ class Classifier(LightningModule):
         return loss
 
     def learn_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take a network of this architecture as the teacher; without distillation do nothing.
+        """Begin to learn from the teacher; without distillation do nothing.
 
         Args:
-            state: Its `state_dict`, copied; the teacher is not trained and not in checkpoints.
+            state: A `state_dict` of this network, copied: the teacher, if no other was given. The
+                teacher is not trained, and not in checkpoints.
         """
         if self.distillation == 0 or self._teacher:
             return
-        teacher = copy.deepcopy(self.network)
-        teacher.load_state_dict(state)
+        if self._other:
+            teacher = self._other[0].to(self.device)
+        else:
+            teacher = copy.deepcopy(self.network)
+            teacher.load_state_dict(state)
         self._teacher = (teacher.eval().requires_grad_(False),)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

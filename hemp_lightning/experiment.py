@@ -130,6 +130,7 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
         restart_epoch=min(starts, default=0),
         distillation=config.distillation,
         temperature=config.temperature,
+        teacher=_teacher(config, datamodule),
     )
     # The order counts: what prunes works before what writes the file.
     snapshot = FloatSnapshot(min(starts, default=config.trainer.max_epochs))
@@ -150,23 +151,26 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
     return Experiment(config, folder, datamodule, classifier, method, snapshot, trainer)
 
 
-def new_network(config: DictConfig, datamodule: Any, start: bool = False) -> nn.Module:
-    """Build the network of a configuration for the classes and images of a dataset.
+def new_network(
+    config: DictConfig, datamodule: Any, start: bool = False, group: str = "model"
+) -> nn.Module:
+    """Build a network of a configuration for the classes and images of a dataset.
 
     Args:
         config: The composed configuration.
         datamodule: Says `num_classes`, `in_channels` and `image_size` after its setup.
         start: The network to train: with the pretrained weights or those of the checkpoint, and
             compiled, where the configuration says so.
+        group: Where the configuration describes it, `model` or `teacher`.
 
     Raises:
-        ValueError: `model.num_classes` is less than the dataset has, or the network cannot take
+        ValueError: `num_classes` is less than the dataset has, or the network cannot take
             the images or the checkpoint.
     """
-    model = config.model
+    model = config[group]
     if model.num_classes is not None and model.num_classes < datamodule.num_classes:
         raise ValueError(
-            f"`model.num_classes`: expected {datamodule.num_classes} or more, as many as the "
+            f"`{group}.num_classes`: expected {datamodule.num_classes} or more, as many as the "
             f"dataset has; found {model.num_classes}"
         )
     network = build(
@@ -177,12 +181,35 @@ def new_network(config: DictConfig, datamodule: Any, start: bool = False) -> nn.
         pretrained=start and model.pretrained,
     )
     if start and model.checkpoint is not None:
-        load_checkpoint(network, model.checkpoint)
+        load_checkpoint(network, model.checkpoint, f"{group}.checkpoint")
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if start and config.compile:
         network.compile(dynamic=False)  # in place: the names of its tensors stay
     return network
+
+
+def _teacher(config: DictConfig, datamodule: Any) -> nn.Module | None:
+    """The network of `model@teacher=NAME`, if there is one."""
+    teacher = config.get("teacher")
+    if teacher is None:
+        return None
+    if not (teacher.pretrained or teacher.checkpoint):
+        raise ValueError(
+            f"`teacher`: expected a trained network; found {teacher.name} with neither weights nor "
+            "checkpoint. Type teacher.checkpoint=FILE or teacher.pretrained=true"
+        )
+    if not config.distillation:
+        raise ValueError(
+            "`distillation`: expected above 0 with a `teacher`; found 0, and nothing would be "
+            "learned from it. Type distillation=0.9, or leave the teacher out"
+        )
+    own, its = (part.num_classes or datamodule.num_classes for part in (config.model, teacher))
+    if own != its:
+        raise ValueError(
+            f"`teacher.num_classes`: expected {own}, as many as the network's; found {its}"
+        )
+    return new_network(config, datamodule, start=True, group="teacher")
 
 
 def execute(experiment: Experiment) -> dict[str, Any]:

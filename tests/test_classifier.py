@@ -21,7 +21,7 @@ def test_distillation_loss_is_the_divergence_of_softened_predictions():
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def _fit(distillation, epochs=4):
+def _fit(distillation, epochs=4, teacher=None):
     torch.manual_seed(0)
     x = torch.randn(64, 4)
     labels = torch.zeros(64, dtype=torch.long)
@@ -31,6 +31,7 @@ def _fit(distillation, epochs=4):
         lambda parameters: torch.optim.SGD(parameters, lr=0.5),
         distillation=distillation,
         temperature=1.0,
+        teacher=teacher,
     )
     start = {key: value.clone() for key, value in module.network.state_dict().items()}
     trainer = Trainer(
@@ -61,6 +62,19 @@ def test_the_teacher_is_no_part_of_the_module():
         "network.weight",
     ]
     assert len(list(module.parameters())) == 2
+
+
+def test_another_teacher_is_learned_from_and_not_trained():
+    teacher = nn.Linear(4, 3)
+    given = {key: value.clone() for key, value in teacher.state_dict().items()}
+    module, _ = _fit(distillation=1.0, epochs=400, teacher=teacher)
+    own = module.network.state_dict()
+    for key, value in given.items():  # scores count up to a shift of all classes
+        expected, found = (t - t.mean(0, keepdim=True) for t in (value, own[key]))
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+        assert torch.equal(teacher.state_dict()[key], value)
+    assert len(list(module.parameters())) == 2
+    assert all(key.startswith("network.") or "accuracy" in key for key in module.state_dict())
 
 
 @pytest.mark.parametrize("wrong", [{"distillation": 1.5}, {"temperature": 0.0}])

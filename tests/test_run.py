@@ -197,9 +197,39 @@ def test_a_checkpoint_starts_where_it_ended(tmp_path: Path, words: list[str]) ->
     assert found["float_accuracy"] == accuracy(network, digits.test_dataloader())
 
 
+def test_a_teacher_is_believed_more_than_the_labels(tmp_path: Path) -> None:
+    teacher = build("lenet300")
+    for weights in teacher.parameters():
+        torch.nn.init.zeros_(weights)
+    list(teacher.parameters())[-1].data[3] = 20  # every image is a three
+    torch.save(teacher.state_dict(), tmp_path / "threes.pt")
+    words = ["model@teacher=lenet300", f"teacher.checkpoint={tmp_path / 'threes.pt'}"]
+    words += ["distillation=1", "temperature=1", "float_epochs=0", "epochs=2"]
+    found = in_process(tmp_path / "a", *words, "hemp.lambda_entropy=0")
+    digits = Digits(image_size=28)
+    digits.setup()
+    labels = torch.cat([labels for _, labels in digits.test_dataloader()])
+    assert found["accuracy"] == pytest.approx((labels == 3).float().mean().item(), abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["model@teacher=lenet300", "distillation=0.5"], "teacher.checkpoint=FILE"),
+        (["model@teacher=lenet300", "teacher.checkpoint=x.pt"], "`distillation`"),
+        (
+            ["model@teacher=lenet300", "teacher.checkpoint=x.pt", "distillation=0.5"],
+            "`teacher.checkpoint`",
+        ),
+        (
+            [
+                "model@teacher=lenet300",
+                "teacher.checkpoint=x.pt",
+                "distillation=0.5",
+                "teacher.num_classes=12",
+            ],
+            "`teacher.num_classes`",
+        ),
         (["hemp.order=0"], "`order`"),
         (["hemp.num_levels=1"], "`num_levels`"),
         (["hemp.lambda_entropy=-1"], "`lambda_entropy`"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".hemp")
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, name: str = "model.checkpoint") -> dict[str, Tensor]:
     """Read the tensors of a checkpoint.
 
     `.pt`, `.pth` and `.ckpt` are read with `weights_only=True`: nothing in them is executed. In a
@@ -23,6 +23,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: A `.pt`, `.pth`, `.ckpt`, `.safetensors` or `.hemp` file.
+        name: What errors call it.
 
     Returns:
         Names and tensors, on the CPU.
@@ -34,7 +35,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"`model.checkpoint`: expected a file; found none at {path}")
+        raise FileNotFoundError(f"`{name}`: expected a file; found none at {path}")
     if path.suffix == ".hemp":
         from hemp_lightning.container import load
 
@@ -42,25 +43,26 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _without_prefix(load_file(path))
     if path.suffix not in SUFFIXES:
-        raise ValueError(
-            f"`model.checkpoint`: expected a file ending in {', '.join(SUFFIXES)}; found {path}"
-        )
+        raise ValueError(f"`{name}`: expected a file ending in {', '.join(SUFFIXES)}; found {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"`model.checkpoint`: {path} is not a checkpoint of tensors that can be read safely "
+            f"`{name}`: {path} is not a checkpoint of tensors that can be read safely "
             f"({str(error).splitlines()[0]}). Save the state_dict alone and try again"
         ) from error
-    return _without_prefix(_tensors_in(content, path))
+    return _without_prefix(_tensors_in(content, path, name))
 
 
-def load_checkpoint(network: nn.Module, path: str | Path) -> nn.Module:
+def load_checkpoint(
+    network: nn.Module, path: str | Path, name: str = "model.checkpoint"
+) -> nn.Module:
     """Load a checkpoint into a network; every key and shape must agree.
 
     Args:
         network: The network to fill, in place.
         path: As for `read_state_dict`.
+        name: What errors call it.
 
     Returns:
         The same network.
@@ -69,7 +71,7 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> nn.Module:
         FileNotFoundError: There is no such file.
         ValueError: Keys are missing or unexpected, or shapes differ; the message lists them.
     """
-    state = read_state_dict(path)
+    state = read_state_dict(path, name)
     own = network.state_dict()
     # torch fills this counter when an old checkpoint lacks it: not worth an error.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
@@ -88,7 +90,7 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> nn.Module:
         problems.append(f"{len(shapes)} shapes that differ ({_some(shapes)})")
     if problems:
         raise ValueError(
-            f"`model.checkpoint`: {path} does not fit this {type(network).__name__}: "
+            f"`{name}`: {path} does not fit this {type(network).__name__}: "
             + "; ".join(problems)
             + ". Choose the `model` and `dataset` that the checkpoint was made with"
         )
@@ -96,14 +98,14 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> nn.Module:
     return network
 
 
-def _tensors_in(content: object, path: Path) -> dict[str, Tensor]:
+def _tensors_in(content: object, path: Path, name: str) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
         parts = (content.get(key) for key in ("state_dict", "model_state_dict", "model"))
         state = next((part for part in parts if isinstance(part, Mapping)), content)
         tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
         if tensors:
             return tensors
-    raise ValueError(f"`model.checkpoint`: expected a dictionary of tensors; found none in {path}")
+    raise ValueError(f"`{name}`: expected a dictionary of tensors; found none in {path}")
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
