@@ -6,6 +6,7 @@ here codes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +18,9 @@ from hemp_lightning.codebook import MAX_LEVELS, Codebook
 from hemp_lightning.kernels.ordering import BucketedWeights, SortedWeights, in_order
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+PRICE_STEPS = 16
+"""Steps in which a first fit raises the price of a bit."""
 
 
 @runtime_checkable
@@ -131,6 +135,8 @@ class EntropyConstrainedQuantizer:
 
     A weight takes the level of least distortion plus `lambda_rate` times the bits of that level,
     so that borders shift towards the rarer of two levels; a level that loses its mass drops out.
+    A first fit pays the full price at once, and again from 0 upwards in steps, and keeps what costs
+    less: at once, where weights stand in clusters, all levels but one can lose theirs.
 
     Source: P. Chou, T. Lookabaugh, R. Gray, *Entropy-constrained vector quantization*, IEEE Trans.
     ASSP 37 (1989).
@@ -264,33 +270,56 @@ def _fit_sorted(
         )
     if zero:
         levels = _with_zero(levels)
-    bits = np.zeros(len(levels))
-    reseeds = num_levels if init is None and not lambda_rate else 0
-    for _ in range(max_iterations):
-        borders = _borders(ordered, _thresholds(levels, bits, price))
-        counts = np.diff(borders)
-        unused = (counts == 0) & ~(zero & (levels == 0))
-        if unused.any():
-            levels, bits = levels[~unused], bits[~unused]
-            if reseeds:
-                reseeds -= 1
-                levels = _reseed(ordered, levels)
-                bits = np.zeros(len(levels))
-            continue
-        totals = np.diff(ordered.sums_up_to(borders))
-        means = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
-        if zero:
-            means[levels == 0] = 0.0
-        new_bits = -np.log2(np.maximum(counts, 1) / len(ordered)) if price else bits
-        if np.array_equal(means, levels) and np.array_equal(new_bits, bits):
-            break
-        levels, bits = means, new_bits
+    ways = [[price]]
+    if price and init is None:
+        ways.append([price * step / PRICE_STEPS for step in range(PRICE_STEPS + 1)])
+    reseeds = num_levels if init is None else 0
+    found = [_descend(ordered, levels, prices, zero, reseeds, max_iterations) for prices in ways]
+    _, levels, bits = min(found, key=lambda one: one[0])
     # float32 may merge two levels that float64 holds apart
     kept = np.unique(levels.astype(np.float32), return_index=True)[1]
     levels, bits = levels[kept], bits[kept]
     device = flat.device
     thresholds = torch.from_numpy(_thresholds(levels, bits, price).astype(np.float32))
     return Codebook(torch.from_numpy(levels.astype(np.float32)).to(device), thresholds.to(device))
+
+
+def _descend(
+    ordered: BucketedWeights | SortedWeights,
+    levels: np.ndarray,
+    prices: Sequence[float],
+    zero: bool,
+    reseeds: int,
+    max_iterations: int,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Levels and their bits where no weight changes its cell, at one price of bits after the other.
+
+    Returns:
+        What they cost, but for a constant: the sum of `(w - c)^2 - w^2 + price * bits`.
+    """
+    bits, cost = np.zeros(len(levels)), 0.0
+    for price in prices:
+        for _ in range(max_iterations):
+            borders = _borders(ordered, _thresholds(levels, bits, price))
+            counts = np.diff(borders)
+            unused = (counts == 0) & ~(zero & (levels == 0))
+            if unused.any():
+                levels, bits = levels[~unused], bits[~unused]
+                if reseeds and not price:
+                    reseeds -= 1
+                    levels = _reseed(ordered, levels)
+                    bits = np.zeros(len(levels))
+                continue
+            totals = np.diff(ordered.sums_up_to(borders))
+            means = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
+            if zero:
+                means[levels == 0] = 0.0
+            new_bits = -np.log2(np.maximum(counts, 1) / len(ordered)) if price else bits
+            cost = float((means * (means * counts - 2 * totals) + price * new_bits * counts).sum())
+            if np.array_equal(means, levels) and np.array_equal(new_bits, bits):
+                break
+            levels, bits = means, new_bits
+    return cost, levels, bits
 
 
 def _thresholds(levels: np.ndarray, bits: np.ndarray, price: float) -> np.ndarray:

@@ -115,6 +115,21 @@ def test_entropy_constrained_has_least_cost_of_the_two():
     assert constrained.num_levels < 16
 
 
+def test_entropy_constrained_does_not_fall_for_one_level_among_clusters():
+    rng = np.random.default_rng(0)
+    centres = rng.choice([-1.0, 0.0, 1.0], 900)
+    weights = torch.tensor(centres + 0.1 * rng.normal(size=900), dtype=torch.float32)
+    price = 0.5  # of the variance, 2/3; the entropy of three levels alike is log2(3)
+    three = 0.01 / (2 / 3) + price * np.log2(3)
+    for num_levels in (3, 5, 9):
+        codebook = EntropyConstrainedQuantizer(num_levels, lambda_rate=price).fit(weights)
+        indices = codebook.assign(weights)
+        p = np.bincount(indices) / len(weights)
+        bits = -(p[p > 0] * np.log2(p[p > 0])).sum()
+        error = (weights - codebook.reconstruct(indices)).square().mean() / weights.var()
+        assert error + price * bits < 1.05 * three < 0.9 * 1.0
+
+
 @pytest.mark.parametrize("quantizer", ALL)
 @pytest.mark.parametrize(
     "weights",
