@@ -17,8 +17,11 @@ from torch import Tensor
 from hemp_lightning.codebook import Codebook
 from hemp_lightning.summary import Summary
 
-AIM = 1.04
-"""Training aims a little above the wanted bytes: what is over is trimmed, what is under lost."""
+AIM = 0.985
+"""Training aims a little below the wanted bytes: to trim what is over costs accuracy."""
+
+NEAR = 0.995
+"""Share of the wanted bytes at which trimming has gone as far as it must."""
 
 ARRIVAL = 0.65
 """Share of training after which the file should have its wanted size."""
@@ -108,7 +111,7 @@ def trim(
 
     Returns:
         The codebooks with thresholds moved towards rarer levels by one price for all tensors, the
-        least that is enough, to within 2 %; the given ones if they are small enough already.
+        least that is enough, to within half a percent; the given ones if they are small enough.
 
     Raises:
         ValueError: If even the dearest price leaves the file above `target`.
@@ -132,7 +135,7 @@ def trim(
         middle = (low + high) / 2
         if (found := num_bytes(books := priced(middle))) <= target:
             high, best = middle, books
-            if found > 0.98 * target:
+            if found > NEAR * target:
                 break
         else:
             low = middle

@@ -15,7 +15,7 @@ from hemp_lightning import HEMPCallback
 from hemp_lightning.approach import Approach
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.quantizers import Codebook, UniformQuantizer
-from hemp_lightning.targets import AIM, LambdaControl, rate_aware, trim
+from hemp_lightning.targets import AIM, NEAR, LambdaControl, rate_aware, trim
 
 
 def follow(target, response, steps=400):
@@ -67,7 +67,7 @@ def test_trim_goes_as_far_as_it_must():
     full = num_bytes(codebooks)
     assert trim(weights, codebooks, full, num_bytes)["a"] is codebooks["a"]
     wanted = int(0.7 * full)
-    assert 0.97 * wanted <= num_bytes(trim(weights, codebooks, wanted, num_bytes)) <= wanted
+    assert NEAR * wanted <= num_bytes(trim(weights, codebooks, wanted, num_bytes)) <= wanted
     with pytest.raises(ValueError, match="`target_bytes` must be within reach"):
         trim(weights, codebooks, -1, num_bytes)
 
