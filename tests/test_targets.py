@@ -15,7 +15,7 @@ from hemp_lightning import HEMPCallback
 from hemp_lightning.approach import Approach
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.quantizers import Codebook, UniformQuantizer
-from hemp_lightning.targets import AIM, NEAR, LambdaControl, rate_aware, trim
+from hemp_lightning.targets import AIM, LambdaControl, rate_aware, trim
 
 
 def follow(target, response, steps=400):
@@ -32,6 +32,11 @@ def follow(target, response, steps=400):
 @pytest.mark.parametrize("response", [0.5, 1.0])
 def test_a_slow_plant_arrives(target, response):
     assert follow(target, response) == pytest.approx(AIM * target, rel=0.12)
+
+
+@pytest.mark.parametrize("response", [0.5, 1.0])
+def test_within_reach_nothing_is_left_to_trim(response):
+    assert 0.96 * 12_000 < follow(12_000, response) <= 12_000
 
 
 def test_accuracy_moves_lambda_the_right_way():
@@ -67,7 +72,7 @@ def test_trim_goes_as_far_as_it_must():
     full = num_bytes(codebooks)
     assert trim(weights, codebooks, full, num_bytes)["a"] is codebooks["a"]
     wanted = int(0.7 * full)
-    assert NEAR * wanted <= num_bytes(trim(weights, codebooks, wanted, num_bytes)) <= wanted
+    assert 0.995 * wanted <= num_bytes(trim(weights, codebooks, wanted, num_bytes)) <= wanted
     with pytest.raises(ValueError, match="`target_bytes` must be within reach"):
         trim(weights, codebooks, -1, num_bytes)
 
