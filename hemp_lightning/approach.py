@@ -16,6 +16,8 @@ from hemp_lightning.summary import Summary
 from hemp_lightning.targets import LambdaControl, trim
 
 STEERED_PER_EPOCH = 20
+LANDING = 0.5
+"""Share of training after which codebooks stay, if there is a size to land on."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,20 @@ class Approach:
         every = max(1, int(trainer.num_training_batches) // STEERED_PER_EPOCH)
         if self._measured is None or trainer.global_step % every:
             return  # counting indices takes time: not at each step
-        first, last = self._first_step, int(trainer.estimated_stepping_batches)
-        progress = (trainer.global_step - first) / max(1, last - first)
         num_bytes = self._measured.scaled_to(rate())
+        progress = self._progress(trainer)
         self._control = self._control.by_bytes(num_bytes, self.target_bytes, progress)
+
+    def is_landing(self, trainer: Trainer) -> bool:
+        """Whether codebooks stay: a refit moves the size by up to an eighth, now too late."""
+        return self._progress(trainer) >= LANDING
+
+    def _progress(self, trainer: Trainer) -> float:
+        """Share of the training with the terms that is done."""
+        if self._first_step is None:
+            return 0.0
+        total = int(trainer.estimated_stepping_batches) - self._first_step
+        return (trainer.global_step - self._first_step) / max(1, total)
 
     def follow_accuracy(self, trainer: Trainer) -> None:
         """Move the factor by the accuracy of the validation that has just ended.
@@ -173,7 +185,7 @@ class Approach:
             rank_zero_warn(
                 f"Training ended at {found:,} bytes, more than a tenth above `target_bytes` "
                 f"{self.target_bytes:,}: the rest is cut off now, without training after it. More "
-                "epochs or a higher `lambda_entropy` to start from keep more of the accuracy"
+                "epochs, a higher `lambda_entropy` or `quantizer`='uniform' keep more accuracy"
             )
         return trim(weights, codebooks, self.target_bytes, num_bytes)
 

@@ -95,8 +95,9 @@ class HEMPCallback(Callback):
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
         tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
-        target_bytes: Size the file should have: lambda is steered there during training, and what
-            is left is trimmed from the rarest levels. None: lambda stays.
+        target_bytes: Size the file should have: lambda is steered there during training, codebooks
+            are kept from half of it on, and what is left is trimmed from the rarest levels. None:
+            lambda stays.
         target_accuracy: Value of `monitor` to end at, in (0, 1): lambda rises while the quantized
             network does better, and falls while it does worse. None: lambda stays.
         monitor: Logged metric for `target_accuracy`, of the validation.
@@ -202,6 +203,8 @@ class HEMPCallback(Callback):
 
     def should_refit(self, trainer: Trainer, epoch_start: bool) -> bool:
         """Whether codebooks are fitted now: before the first batch of an epoch, or after a step."""
+        if self.codebooks and self.approach.is_landing(trainer):
+            return False
         since = trainer.current_epoch - self.start_epoch
         if epoch_start:
             every = self.refit_every_n_epochs
@@ -341,7 +344,10 @@ class HEMPCallback(Callback):
         try:
             recalibrate(trainer, pl_module, self._root(pl_module), self.file.recalibrate_batches)
             if trainer.is_global_zero:
-                self.summary = self._write(pl_module)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # each weight is at its level now, which trimmed thresholds may put in another cell
+                nearest = {name: Codebook(book.levels) for name, book in self.codebooks.items()}
+                self.summary = self._save(self.path, pl_module, nearest)
         finally:
             self._restore()
 
@@ -521,11 +527,6 @@ class HEMPCallback(Callback):
         return index_rate(self._parameters, self.codebooks, self.order, self.scan)
 
     # The file.
-
-    def _write(self, pl_module: LightningModule) -> Summary:
-        assert self.path is not None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self._save(self.path, pl_module, self.codebooks)
 
     def _save(
         self, path: Path, pl_module: LightningModule, codebooks: Mapping[str, Codebook]

@@ -23,10 +23,19 @@ AIM = 0.985
 NEAR = 0.995
 """Share of the wanted bytes at which trimming has gone as far as it must."""
 
-ARRIVAL = 0.65
-"""Share of training after which the file should have its wanted size."""
+EARLY, LATE = 8.0, 4.0
+"""Gain over the whole course, and over what is left of it."""
 
-MAX_FACTOR = 1e4
+WINDOW = 0.12
+"""Share of what is left of the course over which the speed is averaged."""
+
+REST = 0.015
+"""Of the course, added to what is left: at the very end a small distance is no reason to run."""
+
+FLOOR = 0.1
+"""Speed, as a share of the whole way, that counts as standing still."""
+
+MAX_FACTOR = 1e3
 MAX_TRIM = 64.0
 
 
@@ -37,19 +46,23 @@ class LambdaControl:
     Args:
         factor: Factor on `lambda_entropy`.
         start: Logarithm of the bytes at the start, None before.
-        error: Last logarithmic distance from the path.
-        progress: Share of training at that moment.
+        drop: By how much it has fallen.
+        done: Share of the `course` at that moment, 0 to 1.
+        speed: `drop` per share of the course, averaged over the last of it.
     """
 
     factor: float = 1.0
     start: float | None = None
-    error: float = 0.0
-    progress: float = 0.0
+    drop: float = 0.0
+    done: float = 0.0
+    speed: float = 0.0
 
     def by_bytes(self, num_bytes: float, target: float, progress: float) -> LambdaControl:
-        """Follow a straight line in log bytes to the target, then stay there.
+        """Move lambda so that the file, were lambda to stay from now on, ends at the target.
 
-        A proportional-integral rule: lambda rises where the file is above the line.
+        Sizes are compared by their logarithms. Lambda rises in proportion to the logarithm of the
+        speed that is needed over the speed that there is, and faster the less is left: nearly
+        constant lambda, which costs less accuracy than one that starts low and ends high.
 
         Args:
             num_bytes: Size that the file would have now.
@@ -61,14 +74,21 @@ class LambdaControl:
             >>> control.by_bytes(1000, 100, 0.1).factor > 1
             True
         """
-        start = math.log(num_bytes) if self.start is None else self.start
-        goal = math.log(target * AIM)
-        line = start + (goal - start) * min(1.0, progress / ARRIVAL)
-        error = math.log(num_bytes) - line
-        # what is left of training weighs more, as the learning rate falls
-        gain = 10.0 / max(0.4, 1.0 - progress)
-        change = (error - self.error) + gain * error * max(0.0, progress - self.progress)
-        return replace(self._moved(change), start=start, error=error, progress=progress)
+        size = math.log(num_bytes)
+        start = size if self.start is None else self.start
+        drop, wanted = start - size, start - math.log(target * AIM)
+        done = course(progress)
+        step, left = max(0.0, done - self.done), 1.0 - done + REST
+        speed = self.speed
+        if step:
+            new = 1.0 - math.exp(-step / (WINDOW * left))
+            speed += new * ((drop - self.drop) / step - speed)
+        still = FLOOR * max(abs(wanted), FLOOR)
+        needed = max(0.0, (wanted - drop) / left)
+        ratio = (needed + still) / (max(0.0, speed) + still)
+        # nothing shrinks before the first weights have crossed a threshold: no reason to run away
+        change = (EARLY + LATE / left) * step * min(1.0, math.log(ratio))
+        return replace(self._moved(change), start=start, drop=drop, done=done, speed=speed)
 
     def by_accuracy(self, accuracy: float, target: float) -> LambdaControl:
         """Raise lambda while the error is below the allowed one, and lower it above.
@@ -87,6 +107,23 @@ class LambdaControl:
     def _moved(self, change: float) -> LambdaControl:
         factor = self.factor * math.exp(change)
         return replace(self, factor=min(MAX_FACTOR, max(1.0 / MAX_FACTOR, factor)))
+
+
+def course(progress: float) -> float:
+    """Share of its way that the logarithm of the size has gone, with lambda constant.
+
+    Fast at first, slower as the learning rate falls: the share of steps times learning rate, under
+    half a cosine, to the power of 3/4, as measured on LeNet-5 and ResNet-32.
+
+    Args:
+        progress: Share of training that is done, 0 to 1.
+
+    Example:
+        >>> [round(course(progress), 2) for progress in (0.0, 0.1, 0.5, 1.0)]
+        [0.0, 0.3, 0.86, 1.0]
+    """
+    turn = math.pi * min(1.0, max(0.0, progress))
+    return ((turn + math.sin(turn)) / math.pi) ** 0.75
 
 
 def size_of(write: Callable[[Path], Summary]) -> Summary:

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hemp_lightning import HEMPCallback
+from hemp_lightning import HEMPCallback, load
 from hemp_lightning.approach import Approach
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.quantizers import Codebook, UniformQuantizer
@@ -31,12 +31,62 @@ def follow(target, response, steps=400):
 @pytest.mark.parametrize("target", [1_000, 3_000, 12_000])
 @pytest.mark.parametrize("response", [0.5, 1.0])
 def test_a_slow_plant_arrives(target, response):
-    assert follow(target, response) == pytest.approx(AIM * target, rel=0.12)
+    assert follow(target, response) == pytest.approx(AIM * target, rel=0.08)
 
 
 @pytest.mark.parametrize("response", [0.5, 1.0])
 def test_within_reach_nothing_is_left_to_trim(response):
-    assert 0.96 * 12_000 < follow(12_000, response) <= 12_000
+    assert 0.97 * 12_000 < follow(12_000, response) <= 12_000
+
+
+def shrink(target, speed, constant_rate=False, steps=600):
+    """A rate that falls by the power 0.65 of the pull so far, as ResNet-32's and -56's did.
+
+    `pull` is the sum of lambda ** 1.54 times the learning rate; from there nothing comes back.
+    """
+    control, pull, factors = LambdaControl(), 0.0, []
+    size = full = 126_000.0
+    for step in range(steps):
+        control = control.by_bytes(size, target, step / steps)
+        factors.append(control.factor)
+        rate = 0.5 if constant_rate else (1 + math.cos(math.pi * step / steps)) / 2
+        pull += speed * control.factor**1.54 * rate / steps
+        size = full * (1 - pull**0.65 / 1.3)
+    return size, factors
+
+
+@pytest.mark.parametrize("target", [30_000, 60_000, 80_000])
+@pytest.mark.parametrize("speed", [0.1, 0.7, 3.0])
+@pytest.mark.parametrize("constant_rate", [False, True])
+def test_a_plant_without_return_arrives(target, speed, constant_rate):
+    size, _ = shrink(target, speed, constant_rate)
+    assert size == pytest.approx(AIM * target, rel=0.025)
+
+
+def test_lambda_stays_nearly_constant_on_the_way():
+    _, factors = shrink(80_000, 0.7)
+    settled = factors[len(factors) // 20 : 2 * len(factors) // 3]
+    assert max(settled) < 2 * min(settled)
+
+
+def test_a_target_above_the_file_lets_lambda_fall():
+    control = LambdaControl()
+    for progress in (0.0, 0.2, 0.4):
+        control = control.by_bytes(1_000, 50_000, progress)
+    assert control.factor == 1  # nothing shrinks: neither does lambda
+    assert control.by_bytes(800, 50_000, 0.5).factor < 0.5
+
+
+def test_before_weights_cross_a_threshold_lambda_does_not_run_away():
+    control = LambdaControl()
+    for step in range(11):
+        control = control.by_bytes(10_000, 1_000, step / 100)
+    assert 10 < control.factor < 100
+
+
+def test_at_the_target_from_the_start():
+    control = LambdaControl().by_bytes(AIM * 1_000, 1_000, 0.0)
+    assert control.by_bytes(AIM * 1_000, 1_000, 0.5).factor == 1
 
 
 def test_accuracy_moves_lambda_the_right_way():
@@ -123,6 +173,18 @@ def test_the_file_is_at_most_the_target(tmp_path, target):
     assert callback.summary.file_bytes > 0.7 * target  # a layer of 20 to 256 has few weights
 
 
+def test_the_file_holds_what_the_trimmed_codebooks_say(tmp_path):
+    # at this price some levels are not in their own cells: a second assignment would move them
+    callback = fit(epochs=2, target_bytes=1100, path=tmp_path / "net.hemp")
+    books = callback.codebooks
+    assert any(
+        (book.assign(book.levels) != torch.arange(book.num_levels)).any() for book in books.values()
+    )
+    decoded = load(tmp_path / "net.hemp")
+    for name, parameter in callback._parameters.items():
+        torch.testing.assert_close(decoded[name], books[name].quantize(parameter), rtol=0, atol=0)
+
+
 def test_a_low_accuracy_lets_lambda_rise():
     lax = fit(target_accuracy=0.6, validation=True)
     strict = fit(target_accuracy=0.999, validation=True)
@@ -140,6 +202,18 @@ def test_the_file_is_measured_once_an_epoch(monkeypatch, every):
     monkeypatch.setattr(Approach, "measure", spy)
     fit(epochs=4, target_bytes=1500, refit_every_n_epochs=every)
     assert len(sizes) == 4 and sizes[-1] < sizes[0]
+
+
+@pytest.mark.parametrize("options, count", [({}, 12), ({"target_bytes": 1500}, 6)])
+def test_codebooks_stay_from_half_of_a_training_to_a_size(monkeypatch, options, count):
+    fits, refit = [], HEMPCallback._refit_codebooks
+    monkeypatch.setattr(
+        HEMPCallback,
+        "_refit_codebooks",
+        lambda callback, trainer: (fits.append(trainer.current_epoch), refit(callback, trainer)),
+    )
+    fit(epochs=12, **options)
+    assert fits == list(range(count))
 
 
 def test_a_target_travels_with_a_checkpoint():
