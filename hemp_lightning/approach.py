@@ -126,10 +126,10 @@ class Approach:
             trainer: Says how far the training is.
             rate: Counts the entropy of the indices, bits per weight.
         """
-        if self.target_bytes is None:
-            return
         if self._first_step is None:
             self._first_step = trainer.global_step
+        if self.target_bytes is None:
+            return
         every = max(1, int(trainer.num_training_batches) // STEERED_PER_EPOCH)
         if self._measured is None or trainer.global_step % every:
             return  # counting indices takes time: not at each step
@@ -139,7 +139,7 @@ class Approach:
 
     def is_landing(self, trainer: Trainer) -> bool:
         """Whether codebooks stay: a refit moves the size by up to an eighth, now too late."""
-        return self._progress(trainer) >= LANDING
+        return self.target_bytes is not None and self._progress(trainer) >= LANDING
 
     def _progress(self, trainer: Trainer) -> float:
         """Share of the training with the terms that is done."""
@@ -169,7 +169,8 @@ class Approach:
                 f"`monitor` must be an accuracy between 0 and 1 for `target_accuracy`; found "
                 f"{self.monitor!r} = {accuracy:.4g}"
             )
-        self._control = self._control.by_accuracy(accuracy, self.target_accuracy)
+        progress = self._progress(trainer)
+        self._control = self._control.by_accuracy(accuracy, self.target_accuracy, progress)
 
     def land(
         self,

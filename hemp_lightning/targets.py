@@ -35,6 +35,7 @@ REST = 0.015
 FLOOR = 0.1
 """Speed, as a share of the whole way, that counts as standing still."""
 
+LAST_THIRD = 2 / 3
 MAX_FACTOR = 1e3
 MAX_TRIM = 64.0
 
@@ -90,19 +91,24 @@ class LambdaControl:
         change = (EARLY + LATE / left) * step * min(1.0, math.log(ratio))
         return replace(self._moved(change), start=start, drop=drop, done=done, speed=speed)
 
-    def by_accuracy(self, accuracy: float, target: float) -> LambdaControl:
+    def by_accuracy(self, accuracy: float, target: float, progress: float) -> LambdaControl:
         """Raise lambda while the error is below the allowed one, and lower it above.
+
+        In the last third it only falls, and fast: no time is left to make good for too much.
 
         Args:
             accuracy: Accuracy of the quantized network, 0 to 1.
             target: Wanted accuracy.
+            progress: Share of training that is done, 0 to 1.
 
         Example:
-            >>> round(LambdaControl().by_accuracy(0.99, 0.98).factor, 3)
+            >>> round(LambdaControl().by_accuracy(0.99, 0.98, 0.5).factor, 3)
             1.414
         """
-        ratio = (1.0 - target) / max(1.0 - accuracy, 1e-4)
-        return self._moved(min(0.7, max(-0.7, 0.5 * math.log(ratio))))
+        room = math.log((1.0 - target) / max(1.0 - accuracy, 1e-4))
+        if progress < LAST_THIRD:
+            return self._moved(max(-0.7, min(0.7, 0.5 * room)))
+        return self._moved(max(-2.0, min(0.0, 4.0 * room)))
 
     def _moved(self, change: float) -> LambdaControl:
         factor = self.factor * math.exp(change)

@@ -90,10 +90,17 @@ def test_at_the_target_from_the_start():
 
 
 def test_accuracy_moves_lambda_the_right_way():
-    assert LambdaControl().by_accuracy(0.99, 0.97).factor > 1
-    assert LambdaControl().by_accuracy(0.95, 0.97).factor < 1
-    assert LambdaControl().by_accuracy(0.97, 0.97).factor == pytest.approx(1)
-    assert LambdaControl().by_accuracy(1.0, 0.5).factor == pytest.approx(math.exp(0.7))
+    assert LambdaControl().by_accuracy(0.99, 0.97, 0.3).factor > 1
+    assert LambdaControl().by_accuracy(0.95, 0.97, 0.3).factor < 1
+    assert LambdaControl().by_accuracy(0.97, 0.97, 0.3).factor == pytest.approx(1)
+    assert LambdaControl().by_accuracy(1.0, 0.5, 0.3).factor == pytest.approx(math.exp(0.7))
+
+
+def test_in_the_last_third_accuracy_only_lets_lambda_fall():
+    assert LambdaControl().by_accuracy(0.99, 0.97, 0.7).factor == 1
+    sooner = LambdaControl().by_accuracy(0.96, 0.97, 0.6).factor
+    later = LambdaControl().by_accuracy(0.96, 0.97, 0.7).factor
+    assert sooner == pytest.approx(0.75**0.5) and later == pytest.approx(0.75**4)
 
 
 def test_rate_aware_cells_are_those_of_least_cost():
@@ -171,6 +178,19 @@ def test_the_file_is_at_most_the_target(tmp_path, target):
     callback = fit(target_bytes=target, path=path)
     assert path.stat().st_size == callback.summary.file_bytes <= target
     assert callback.summary.file_bytes > 0.7 * target  # a layer of 20 to 256 has few weights
+
+
+def test_the_callback_says_how_far_training_is(monkeypatch):
+    seen, rule = [], LambdaControl.by_accuracy
+
+    def spy(control, accuracy, target, progress):
+        seen.append(progress)
+        return rule(control, accuracy, target, progress)
+
+    monkeypatch.setattr(LambdaControl, "by_accuracy", spy)
+    fit(epochs=6, target_accuracy=0.9, validation=True, start_epoch=2)
+    # 8 steps an epoch; the first of them sets the start
+    assert seen == pytest.approx([8 / 32, 16 / 32, 24 / 32, 1.0], abs=1 / 31)
 
 
 def test_the_file_holds_what_the_trimmed_codebooks_say(tmp_path):
