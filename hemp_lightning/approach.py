@@ -142,11 +142,11 @@ class Approach:
         return self.target_bytes is not None and self._progress(trainer) >= LANDING
 
     def _progress(self, trainer: Trainer) -> float:
-        """Share of the training with the terms that is done."""
+        """Share of the training with the terms that is done; 0 where there is no end."""
         if self._first_step is None:
             return 0.0
-        total = int(trainer.estimated_stepping_batches) - self._first_step
-        return (trainer.global_step - self._first_step) / max(1, total)
+        last = trainer.estimated_stepping_batches * max(1, len(trainer.optimizers))
+        return (trainer.global_step - self._first_step) / max(1, last - self._first_step)
 
     def follow_accuracy(self, trainer: Trainer) -> None:
         """Move the factor by the accuracy of the validation that has just ended.
@@ -201,7 +201,8 @@ class Approach:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
         self._first_step = state_dict["first_step"]
-        self._control = LambdaControl(**state_dict["control"])
+        if self.target_bytes is not None or self.target_accuracy is not None:
+            self._control = LambdaControl(**state_dict["control"])
         measured = state_dict["measured"]
         self._measured = None if measured is None else Measured(**measured)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -154,7 +154,12 @@ class Net(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def fit(epochs=12, validation=None, **options):
+class Stop(Callback):
+    def on_validation_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch == 3
+
+
+def fit(epochs=12, validation=None, more=(), **options):
     seed_everything(0)
     x = torch.randn(512, 20)
     data = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=64)
@@ -162,7 +167,7 @@ def fit(epochs=12, validation=None, **options):
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        callbacks=[callback],
+        callbacks=[callback, *more],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -211,6 +216,11 @@ def test_a_low_accuracy_lets_lambda_rise():
     assert lax.approach.factor > strict.approach.factor
 
 
+def test_an_accuracy_needs_no_end():
+    lax = fit(epochs=-1, target_accuracy=0.6, validation=True, more=[Stop()])
+    assert lax.approach.factor > 1
+
+
 @pytest.mark.parametrize("every", [0, 1, 3])
 def test_the_file_is_measured_once_an_epoch(monkeypatch, every):
     sizes, measure = [], Approach.measure
@@ -242,6 +252,13 @@ def test_a_target_travels_with_a_checkpoint():
     other.load_state_dict(callback.state_dict())
     assert other.approach.factor == callback.approach.factor != 1
     assert other.state_dict()["approach"] == callback.state_dict()["approach"]
+
+
+def test_without_a_target_lambda_is_the_given_one_also_after_a_checkpoint_with_one():
+    callback = fit(target_bytes=1500)
+    other = HEMPCallback()
+    other.load_state_dict(callback.state_dict())
+    assert other.approach.factor == 1
 
 
 @pytest.mark.parametrize(
