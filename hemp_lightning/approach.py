@@ -145,7 +145,7 @@ class Approach:
         """Share of the training with the terms that is done; 0 where there is no end."""
         if self._first_step is None:
             return 0.0
-        last = trainer.estimated_stepping_batches * max(1, len(trainer.optimizers))
+        last = trainer.estimated_stepping_batches * len(trainer.optimizers)
         return (trainer.global_step - self._first_step) / max(1, last - self._first_step)
 
     def follow_accuracy(self, trainer: Trainer) -> None:

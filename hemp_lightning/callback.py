@@ -99,7 +99,8 @@ class HEMPCallback(Callback):
             are kept from half of it on, and what is left is trimmed from the rarest levels. None:
             lambda stays.
         target_accuracy: Value of `monitor` to end at, in (0, 1): lambda rises while the quantized
-            network does better, and falls while it does worse. None: lambda stays.
+            network does better, and falls while it does worse; in the last third of training it
+            only falls. None: lambda stays.
         monitor: Logged metric for `target_accuracy`, of the validation.
         path: File to write at the end of training; None for none.
         file: What is written, see `FileOptions`.

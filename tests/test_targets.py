@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,6 +197,16 @@ def test_the_callback_says_how_far_training_is(monkeypatch):
     fit(epochs=6, target_accuracy=0.9, validation=True, start_epoch=2)
     # 8 steps an epoch; the first of them sets the start
     assert seen == pytest.approx([8 / 32, 16 / 32, 24 / 32, 1.0], abs=1 / 31)
+
+
+def test_steps_of_two_optimizers_are_no_more_training_than_of_one():
+    approach = Approach(None, 0.9, "val/accuracy", 0.1)
+    trainer = SimpleNamespace(
+        optimizers=[None, None], estimated_stepping_batches=10, global_step=4, callback_metrics={}
+    )
+    approach.follow_bytes(trainer, None)  # the first step
+    trainer.global_step = 12
+    assert approach._progress(trainer) == 0.5
 
 
 def test_the_file_holds_what_the_trimmed_codebooks_say(tmp_path):
