@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hemp_lightning.cells import cheapest_cells
 from hemp_lightning.codebook import MAX_LEVELS, Codebook
 from hemp_lightning.kernels.ordering import BucketedWeights, SortedWeights, in_order
 
@@ -280,7 +281,7 @@ def _fit_sorted(
     kept = np.unique(levels.astype(np.float32), return_index=True)[1]
     levels, bits = levels[kept], bits[kept]
     device = flat.device
-    thresholds = torch.from_numpy(_thresholds(levels, bits, price).astype(np.float32))
+    thresholds = torch.from_numpy(cheapest_cells(levels, price * bits).astype(np.float32))
     return Codebook(torch.from_numpy(levels.astype(np.float32)).to(device), thresholds.to(device))
 
 
@@ -300,7 +301,7 @@ def _descend(
     bits, cost = np.zeros(len(levels)), 0.0
     for price in prices:
         for _ in range(max_iterations):
-            borders = _borders(ordered, _thresholds(levels, bits, price))
+            borders = _borders(ordered, cheapest_cells(levels, price * bits))
             counts = np.diff(borders)
             unused = (counts == 0) & ~(zero & (levels == 0))
             if unused.any():
@@ -320,14 +321,6 @@ def _descend(
                 break
             levels, bits = means, new_bits
     return cost, levels, bits
-
-
-def _thresholds(levels: np.ndarray, bits: np.ndarray, price: float) -> np.ndarray:
-    """Where `(w - c)^2 + price * bits` is equal for two neighbours; ascending."""
-    middle = (levels[1:] + levels[:-1]) / 2
-    if price:
-        middle = middle + price * np.diff(bits) / (2 * np.diff(levels))
-    return np.maximum.accumulate(middle)
 
 
 def _borders(ordered: BucketedWeights | SortedWeights, thresholds: np.ndarray) -> np.ndarray:
@@ -370,7 +363,7 @@ def _with_zero(levels: np.ndarray) -> np.ndarray:
 
 def _reseed(ordered: BucketedWeights | SortedWeights, levels: np.ndarray) -> np.ndarray:
     """One more level, at the weight that is farthest from its own."""
-    borders = _borders(ordered, _thresholds(levels, levels, 0.0))
+    borders = _borders(ordered, cheapest_cells(levels, np.zeros(len(levels))))
     used = np.diff(borders) > 0
     values = ordered.at(np.concatenate([borders[:-1][used], borders[1:][used] - 1]))
     distances = np.abs(values - np.concatenate([levels[used], levels[used]]))

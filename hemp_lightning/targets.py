@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hemp_lightning.cells import cheapest_cells
 from hemp_lightning.codebook import Codebook
 from hemp_lightning.summary import Summary
 
@@ -191,7 +193,7 @@ def rate_aware(codebook: Codebook, weights: Tensor, price: float) -> Codebook:
     Args:
         codebook: What `weights` are assigned with now.
         weights: Any shape, floating.
-        price: Squared error that a bit is worth, in squares of the smallest gap of the levels.
+        price: Squared error that a bit is worth, in squares of the mean gap of the levels.
 
     Returns:
         A codebook whose cells of rare levels are smaller.
@@ -207,13 +209,14 @@ def rate_aware(codebook: Codebook, weights: Tensor, price: float) -> Codebook:
     """
     if codebook.num_levels < 2:
         return codebook
-    levels = codebook.levels.double()
-    gaps = levels.diff()
-    counts = torch.bincount(codebook.assign(weights).reshape(-1), minlength=len(levels)).double()
+    levels = codebook.levels.double().cpu().numpy()
+    thresholds = codebook.thresholds.double().cpu().numpy()
+    gaps = np.diff(levels)
+    # the costs that the thresholds of now stand for
+    steps = 2 * gaps * (thresholds - (levels[1:] + levels[:-1]) / 2)
+    costs = np.concatenate([[0.0], np.cumsum(steps)])
+    counts = torch.bincount(codebook.assign(weights).reshape(-1), minlength=len(levels))
     # an unused level costs as much as one that a single weight uses
-    bits = torch.log2(counts.sum() / counts.clamp_min(1.0))
-    shift = price * gaps.min().square() * bits.diff() / (2 * gaps)
-    thresholds = codebook.thresholds.double() + shift
-    # two rare levels side by side must not push a border past its neighbour
-    thresholds = thresholds.cummax(0).values
-    return Codebook(codebook.levels, thresholds.float())
+    bits = -np.log2(counts.clamp_min(1).double().cpu().numpy())
+    moved = cheapest_cells(levels, costs + price * gaps.mean() ** 2 * bits)
+    return Codebook(codebook.levels, torch.from_numpy(moved.astype(np.float32)))

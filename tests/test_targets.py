@@ -120,6 +120,18 @@ def test_rate_aware_cells_are_those_of_least_cost():
     )
 
 
+def test_a_common_level_keeps_its_weights_behind_an_unused_one():
+    weights = torch.tensor([-2.0] * 5 + [0.0] * 90 + [2.0] * 5)
+    codebook = Codebook(torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]))
+    for price in (0.1, 0.3, 1.0, 10.0):
+        moved = rate_aware(codebook, weights, price)
+        assert (moved.assign(weights)[5:95] == 2).all()
+    assert (moved.assign(weights) == 2).all()
+    # a second price comes on top of the first
+    twice = rate_aware(rate_aware(codebook, weights, 0.1), weights, 0.2)
+    torch.testing.assert_close(twice.thresholds, rate_aware(codebook, weights, 0.3).thresholds)
+
+
 def test_trim_goes_as_far_as_it_must():
     weights = {"a": torch.randn(5000, generator=torch.Generator().manual_seed(1))}
     codebooks = {"a": UniformQuantizer(9).fit(weights["a"])}
