@@ -336,19 +336,16 @@ class HEMPCallback(Callback):
             self._refit_codebooks(trainer)
         if self.path is None:
             return
-        self.codebooks = self.approach.land(
-            {name: parameter.detach() for name, parameter in self._parameters.items()},
-            self.codebooks,
-            lambda books: size_of(lambda path: self._save(path, pl_module, books)).file_bytes,
-        )
-        self._quantize()
         try:
+            self._land(pl_module)
+            self._quantize()
             recalibrate(trainer, pl_module, self._root(pl_module), self.file.recalibrate_batches)
+            self._restore()
+            self._land(pl_module)  # other statistics may take more bytes
+            self._quantize()
             if trainer.is_global_zero:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                # each weight is at its level now, which trimmed thresholds may put in another cell
-                nearest = {name: Codebook(book.levels) for name, book in self.codebooks.items()}
-                self.summary = self._save(self.path, pl_module, nearest)
+                self.summary = self._save_quantized(self.path, pl_module)
         finally:
             self._restore()
 
@@ -422,7 +419,7 @@ class HEMPCallback(Callback):
         elif self.rate_model == "context" and self.is_active(trainer):
             self._rates.take(self._parameters, self.codebooks)
         if self.approach.target_bytes is not None and self.is_active(trainer):
-            summary = size_of(lambda path: self._save(path, pl_module, self.codebooks))
+            summary = self._size(pl_module, self.codebooks)
             self.approach.measure(summary, self.codebooks, self._index_rate())
 
     def _refit_codebooks(self, trainer: Trainer) -> None:
@@ -529,14 +526,30 @@ class HEMPCallback(Callback):
 
     # The file.
 
-    def _save(
-        self, path: Path, pl_module: LightningModule, codebooks: Mapping[str, Codebook]
-    ) -> Summary:
+    def _land(self, pl_module: LightningModule) -> None:
+        self.codebooks = self.approach.land(
+            {name: parameter.detach() for name, parameter in self._parameters.items()},
+            self.codebooks,
+            lambda codebooks: self._size(pl_module, codebooks).file_bytes,
+        )
+
+    def _size(self, pl_module: LightningModule, codebooks: Mapping[str, Codebook]) -> Summary:
+        """The summary of the file that these codebooks would make."""
+        kept, self.codebooks = self.codebooks, dict(codebooks)
+        try:
+            self._quantize()
+            return size_of(lambda path: self._save_quantized(path, pl_module))
+        finally:
+            self._restore()
+            self.codebooks = kept
+
+    def _save_quantized(self, path: Path, pl_module: LightningModule) -> Summary:
         return save(
             path,
             self._root(pl_module),
             coder=self.file.coder,
-            codebooks={name: book.to("cpu") for name, book in codebooks.items()},
+            # each weight is at its level now, which trimmed thresholds may put in another cell
+            codebooks={name: Codebook(book.levels.cpu()) for name, book in self.codebooks.items()},
             order=self.order,
             scan=self.scan,
             float_dtype=self.file.float_dtype,
