@@ -13,7 +13,7 @@ from torch import Tensor
 from hemp_lightning.codebook import Codebook
 from hemp_lightning.entropy import index_entropy
 from hemp_lightning.summary import Summary
-from hemp_lightning.targets import LambdaControl, trim
+from hemp_lightning.targets import MAX_FACTOR, LambdaControl, trim
 
 STEERED_PER_EPOCH = 20
 LANDING = 0.5
@@ -118,6 +118,13 @@ class Approach:
         """
         num_bytes = sum(tensor.bytes for tensor in summary.tensors if tensor.name in coded)
         self._measured = Measured(num_bytes, summary.file_bytes - num_bytes, rate)
+        if self.target_bytes is not None and self._control.factor >= MAX_FACTOR:
+            rank_zero_warn(
+                f"Lambda is at {MAX_FACTOR:.0f} times `lambda_entropy`, and the file still at "
+                f"{summary.file_bytes:,} bytes, `target_bytes` at {self.target_bytes:,}: the "
+                "levels hold it up, or `lambda_entropy` is far too low. `quantizer`='uniform' has "
+                "a wide cell at 0, where weights can gather"
+            )
 
     def follow_bytes(self, trainer: Trainer, rate: Callable[[], float]) -> None:
         """Move the factor by the size that the file would have, some times in an epoch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -172,7 +173,7 @@ class Stop(Callback):
         trainer.should_stop = trainer.current_epoch == 3
 
 
-def fit(epochs=12, validation=None, more=(), **options):
+def fit(epochs=12, validation=None, more=(), net=None, **options):
     seed_everything(0)
     x = torch.randn(512, 20)
     data = DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=64)
@@ -186,7 +187,7 @@ def fit(epochs=12, validation=None, more=(), **options):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Net(), data, data if validation else None)
+    trainer.fit(net or Net(), data, data if validation else None)
     return callback
 
 
@@ -196,6 +197,32 @@ def test_the_file_is_at_most_the_target(tmp_path, target):
     callback = fit(target_bytes=target, path=path)
     assert path.stat().st_size == callback.summary.file_bytes <= target
     assert callback.summary.file_bytes > 0.7 * target  # a layer of 20 to 256 has few weights
+
+
+def test_the_file_is_at_most_the_target_with_other_statistics(tmp_path, monkeypatch):
+    def recalibrate(trainer, pl_module, module, num_batches):
+        module.body[1].running_mean.normal_()
+        module.body[1].running_var.uniform_(0.5, 2.0)
+
+    class NormNet(Net):
+        def __init__(self):
+            super().__init__()
+            self.body.insert(1, nn.BatchNorm1d(256, affine=False, momentum=0.0))
+
+    monkeypatch.setattr("hemp_lightning.callback.recalibrate", recalibrate)
+    path = tmp_path / "net.hemp"
+    fit(net=NormNet(), epochs=6, target_bytes=2500, path=path)
+    assert 2000 < path.stat().st_size <= 2500
+
+
+def test_it_is_told_early_that_levels_hold_the_file_up():
+    approach = Approach(1000, None, "val/accuracy", 0.1)
+    approach.load_state_dict(
+        {"first_step": 0, "control": asdict(LambdaControl(factor=1e3)), "measured": None}
+    )
+    summary = SimpleNamespace(tensors=[], file_bytes=2000)
+    with pytest.warns(UserWarning, match="1000 times `lambda_entropy`, .* 2,000 bytes"):
+        approach.measure(summary, [], 1.0)
 
 
 def test_the_callback_says_how_far_training_is(monkeypatch):
