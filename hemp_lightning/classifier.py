@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -30,6 +31,7 @@ class Classifier(LightningModule):
             there is one (`learn_from`); 0 for labels alone.
         temperature: Divides the scores in that comparison.
         teacher: Trained network for the same images and classes; None for a copy of `network`.
+        compile: `torch.compile` the network in place, and the teacher.
 
     Raises:
         ValueError: `distillation` or `temperature` is out of its range.
@@ -50,6 +52,7 @@ class Classifier(LightningModule):
         distillation: float = 0.0,
         temperature: float = 4.0,
         teacher: nn.Module | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= distillation <= 1:
@@ -64,6 +67,9 @@ class Classifier(LightningModule):
         self.restart_epoch = restart_epoch
         self.distillation = distillation
         self.temperature = temperature
+        self.compiles = compile
+        if compile:
+            network.compile(dynamic=False)  # in place: the names of its tensors stay
         self._other = () if teacher is None else (teacher,)  # in tuples: no part of state_dict
         self._teacher: tuple[nn.Module, ...] = ()
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
@@ -103,7 +109,10 @@ class Classifier(LightningModule):
         else:
             teacher = copy.deepcopy(self.network)
             teacher.load_state_dict(state)
-        self._teacher = (teacher.eval().requires_grad_(False),)
+        teacher = _folded(teacher.eval().requires_grad_(False))
+        if self.compiles:
+            teacher.compile(dynamic=False)
+        self._teacher = (teacher,)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the loss and the accuracy on the validation part."""
@@ -132,6 +141,14 @@ class Classifier(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _folded(network: nn.Module) -> nn.Module:
+    """A copy that evaluates quicker, norms folded into convolutions; itself if fx cannot trace."""
+    try:
+        return fuse(network)
+    except Exception:  # whatever a forward pass may raise when its input is no tensor
+        return network
 
 
 def distillation_loss(scores: Tensor, taught: Tensor, temperature: float) -> Tensor:

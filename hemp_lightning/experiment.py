@@ -131,6 +131,7 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
         distillation=config.distillation,
         temperature=config.temperature,
         teacher=_teacher(config, datamodule),
+        compile=config.compile,
     )
     # The order counts: what prunes works before what writes the file.
     snapshot = FloatSnapshot(min(starts, default=config.trainer.max_epochs))
@@ -159,8 +160,8 @@ def new_network(
     Args:
         config: The composed configuration.
         datamodule: Says `num_classes`, `in_channels` and `image_size` after its setup.
-        start: The network to train: with the pretrained weights or those of the checkpoint, and
-            compiled, where the configuration says so.
+        start: With the pretrained weights or those of the checkpoint, where the configuration says
+            so.
         group: Where the configuration describes it, `model` or `teacher`.
 
     Raises:
@@ -184,8 +185,6 @@ def new_network(
         load_checkpoint(network, model.checkpoint, f"{group}.checkpoint")
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    if start and config.compile:
-        network.compile(dynamic=False)  # in place: the names of its tensors stay
     return network
 
 

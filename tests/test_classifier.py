@@ -77,6 +77,42 @@ def test_another_teacher_is_learned_from_and_not_trained():
     assert all(key.startswith("network.") or "accuracy" in key for key in module.state_dict())
 
 
+def _of(network, **options):
+    module = Classifier(network, 3, torch.optim.Adam, distillation=0.5, **options)
+    module.learn_from(network.state_dict())
+    return module._teacher[0]
+
+
+def test_the_teacher_scores_as_in_evaluation_without_its_norms():
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
+    x = torch.randn(8, 1, 4, 4)
+    network(x)  # moves the statistics
+    teacher = _of(network)
+    torch.testing.assert_close(teacher(x), network.eval()(x))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in teacher.modules())
+    assert isinstance(network[1], nn.BatchNorm2d)
+
+
+def test_a_teacher_that_cannot_be_traced_is_used_as_it_is():
+    class Branching(nn.Linear):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    network, x = Branching(4, 3), torch.randn(5, 4)
+    torch.testing.assert_close(_of(network)(x), network(x))
+
+
+@pytest.mark.parametrize("teacher", [None, nn.Linear(4, 3)])
+def test_compile_is_for_the_network_and_the_teacher(monkeypatch, teacher):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: compiled.append(module))
+    network = nn.Linear(4, 3)
+    taught_by = _of(network, teacher=teacher, compile=True)
+    assert len(compiled) == 2 and compiled[0] is network and compiled[1] is taught_by
+
+
 @pytest.mark.parametrize("wrong", [{"distillation": 1.5}, {"temperature": 0.0}])
 def test_a_value_out_of_range_is_refused(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
