@@ -118,12 +118,12 @@ class Approach:
         """
         num_bytes = sum(tensor.bytes for tensor in summary.tensors if tensor.name in coded)
         self._measured = Measured(num_bytes, summary.file_bytes - num_bytes, rate)
-        if self.target_bytes is not None and self._control.factor >= MAX_FACTOR:
-            rank_zero_warn(
-                f"Lambda is at {MAX_FACTOR:.0f} times `lambda_entropy`, and the file still at "
-                f"{summary.file_bytes:,} bytes, `target_bytes` at {self.target_bytes:,}: the "
-                "levels hold it up, or `lambda_entropy` is far too low. `quantizer`='uniform' has "
-                "a wide cell at 0, where weights can gather"
+        target = self.target_bytes or float("inf")
+        if self._control.factor >= MAX_FACTOR and summary.file_bytes > target:
+            rank_zero_warn(  # without numbers that change: each epoch would tell it again
+                f"Lambda is at {MAX_FACTOR:.0f} times `lambda_entropy`, and the file still above "
+                f"`target_bytes` {target:,}: the levels hold it up, or `lambda_entropy` is far too "
+                "low. `quantizer`='uniform' has a wide cell at 0, where weights can gather"
             )
 
     def follow_bytes(self, trainer: Trainer, rate: Callable[[], float]) -> None:
