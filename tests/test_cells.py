@@ -1,3 +1,5 @@
+"""Cells of least cost, against trying every level."""
+
 import numpy as np
 import pytest
 
