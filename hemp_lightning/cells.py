@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 def cheapest_cells(levels: np.ndarray, costs: np.ndarray) -> np.ndarray:
     """Thresholds between cells in which `(w - level)^2 + cost` is least.
@@ -17,7 +19,7 @@ def cheapest_cells(levels: np.ndarray, costs: np.ndarray) -> np.ndarray:
             all of them changes nothing.
 
     Returns:
-        float64 `(num_levels - 1,)`, ascending.
+        float64 `(num_levels - 1,)`, ascending, within the range of float32.
 
     Source:
         P. Chou, T. Lookabaugh, R. Gray, *Entropy-constrained vector quantization*, IEEE Trans.
@@ -31,8 +33,13 @@ def cheapest_cells(levels: np.ndarray, costs: np.ndarray) -> np.ndarray:
         array([1., 1.])
     """
     thresholds = _equal(levels[:-1], levels[1:], costs[:-1], costs[1:])
-    if (np.diff(thresholds) >= 0).all():
-        return thresholds
+    if (np.diff(thresholds) < 0).any():
+        thresholds = _envelope(levels, costs)
+    return np.clip(thresholds, -FLOAT32_MAX, FLOAT32_MAX)
+
+
+def _envelope(levels: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Thresholds where some levels are nowhere the cheapest."""
     kept, starts = [0], [-np.inf]  # levels with cells so far, and where these cells begin
     for level in range(1, len(levels)):
         while True:

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_lightning.cells import cheapest_cells
+from hemp_lightning.cells import FLOAT32_MAX, cheapest_cells
 from hemp_lightning.codebook import MAX_LEVELS, Codebook
 from hemp_lightning.kernels.ordering import BucketedWeights, SortedWeights, in_order
-
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 PRICE_STEPS = 16
 """Steps in which a first fit raises the price of a bit."""
@@ -260,7 +258,7 @@ def _fit_sorted(
     ordered = in_order(flat)
     zero = keep_zero and low <= 0.0 <= high
     # A few numbers from here on: everything but the search and the sums lives on the CPU.
-    price = lambda_rate * float(flat.var(correction=0)) if lambda_rate else 0.0
+    price = lambda_rate * float(flat.double().var(correction=0)) if lambda_rate else 0.0
     if init is not None:
         levels = init.levels.double().cpu().numpy()[:num_levels]
     else:
@@ -313,13 +311,17 @@ def _descend(
                 continue
             totals = np.diff(ordered.sums_up_to(borders))
             means = np.divide(totals, counts, out=np.zeros_like(totals), where=counts > 0)
+            # one huge weight leaves a sum no digits for the small ones
+            means = np.where(counts > 0, np.clip(means, *_ends(ordered, borders)), means)
             if zero:
                 means[levels == 0] = 0.0
             new_bits = -np.log2(np.maximum(counts, 1) / len(ordered)) if price else bits
             cost = float((means * (means * counts - 2 * totals) + price * new_bits * counts).sum())
             if np.array_equal(means, levels) and np.array_equal(new_bits, bits):
                 break
-            levels, bits = means, new_bits
+            # a mean may fall on the level at 0, or behind it where that has an expensive cell
+            levels, kept = np.unique(means, return_index=True)
+            bits = new_bits[kept]
     return cost, levels, bits
 
 
@@ -327,6 +329,14 @@ def _borders(ordered: BucketedWeights | SortedWeights, thresholds: np.ndarray) -
     """Cell borders as positions in ascending order, int64 `(num_levels + 1,)`."""
     inner = ordered.borders(thresholds.astype(np.float32))
     return np.concatenate([[0], inner, [len(ordered)]])
+
+
+def _ends(
+    ordered: BucketedWeights | SortedWeights, borders: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest weight of each cell; of an empty one, of whatever lies next to it."""
+    first = ordered.at(np.minimum(borders[:-1], len(ordered) - 1))
+    return first, ordered.at(np.maximum(borders[1:] - 1, 0))
 
 
 def _few_distinct(flat: Tensor, num_levels: int) -> Tensor | None:
@@ -365,6 +375,6 @@ def _reseed(ordered: BucketedWeights | SortedWeights, levels: np.ndarray) -> np.
     """One more level, at the weight that is farthest from its own."""
     borders = _borders(ordered, cheapest_cells(levels, np.zeros(len(levels))))
     used = np.diff(borders) > 0
-    values = ordered.at(np.concatenate([borders[:-1][used], borders[1:][used] - 1]))
-    distances = np.abs(values - np.concatenate([levels[used], levels[used]]))
-    return np.unique(np.append(levels, values[np.argmax(distances)]))
+    values = np.stack(_ends(ordered, borders))[:, used]
+    distances = np.abs(values - levels[used])
+    return np.unique(np.append(levels, values.flat[np.argmax(distances)]))

@@ -158,6 +158,27 @@ def test_zero_is_kept_exactly(quantizer):
     assert not (quantizer(8, keep_zero=False).fit(weights.abs() + 0.1).levels == 0).any()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("huge", [-1e10, -1e17, -3e38])
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        LloydMaxQuantizer(4),
+        LloydMaxQuantizer(4, keep_zero=False),
+        EntropyConstrainedQuantizer(4),
+        EntropyConstrainedQuantizer(4, lambda_rate=1e-30, keep_zero=False),
+    ],
+)
+def test_one_huge_weight_leaves_each_level_among_its_weights(quantizer, huge):
+    weights = torch.tensor([huge, *(1e-30 * k for k in range(1, 6)), *(1e-3,) * 40, 1.0])
+    codebook = quantizer.fit(weights)
+    indices = codebook.assign(weights)
+    assert codebook.num_levels >= 2 and indices.max() == codebook.num_levels - 1
+    for index, level in enumerate(codebook.levels):
+        cell = weights[indices == index]
+        assert (quantizer.keep_zero and level == 0) or cell.min() <= level <= cell.max()
+
+
 def test_refit_drops_levels_that_nobody_uses():
     init = Codebook(torch.tensor([-5.0, -1.0, 0.0, 1.0, 5.0]))
     weights = torch.tensor([-1.2, -0.8, -0.1, 0.0, 0.1, 0.8, 0.9])
