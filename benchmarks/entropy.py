@@ -228,16 +228,18 @@ def step_table(networks: list[str], num_pairs: int, rate_model: str) -> None:
 class Profiled(HEMPCallback):
     """The callback with a clock around its parts."""
 
-    PARTS = ("_quantize", "_restore", "_add_terms")
-
     def __init__(self) -> None:
         super().__init__(order=3, num_levels=16)
-        self.seconds: dict[str, list[float]] = {part: [] for part in self.PARTS}
-        for part in self.PARTS:
-            setattr(self, part, partial(self._clocked, part, getattr(self, part)))
+        self.seconds: dict[str, list[float]] = {"enter": [], "leave": [], "_add_terms": []}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        for part in self.seconds:
+            owner = self if part == "_add_terms" else self._stand_in
+            setattr(owner, part, partial(self._clocked, part, getattr(owner, part)))
 
     def _clocked(self, part: str, method: Callable[..., None], *args: object) -> None:
-        if part == "_add_terms" or self._stands_in == (part == "_restore"):  # it has work to do
+        if part == "_add_terms" or self._stand_in.active == (part == "leave"):  # it has work to do
             start = time.perf_counter()
             method(*args)
             self.seconds[part].append(time.perf_counter() - start)

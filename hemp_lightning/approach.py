@@ -189,6 +189,8 @@ class Approach:
         if self.target_bytes is None:
             return dict(codebooks)
         found = num_bytes(codebooks)
+        if found <= self.target_bytes:
+            return dict(codebooks)
         if found > 1.1 * self.target_bytes:
             rank_zero_warn(
                 f"Training ended at {found:,} bytes, more than a tenth above `target_bytes` "

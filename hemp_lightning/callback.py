@@ -27,6 +27,7 @@ from hemp_lightning.rates import warm_up as warm_up_context
 from hemp_lightning.recalibration import recalibrate
 from hemp_lightning.scans import check_scan
 from hemp_lightning.selection import select_tensors
+from hemp_lightning.stand_in import StandIn
 from hemp_lightning.summary import Summary
 from hemp_lightning.targets import size_of
 
@@ -183,8 +184,7 @@ class HEMPCallback(Callback):
         self.summary: Summary | None = None
         self._parameters: dict[str, nn.Parameter] = {}
         self._rates = ContextRates()
-        self._real: list[Tensor] = []  # the real-valued weights while quantized ones stand in ...
-        self._stands_in = False  # ... which is now
+        self._stand_in = StandIn({})
         self._last_refit = -1  # optimizer step
         self._last_epoch = -1  # whose start was seen
         self._batch_fraction = 0.0
@@ -250,7 +250,7 @@ class HEMPCallback(Callback):
                 "Leave it out, or average before `start_epoch` in a run of its own"
             )
         self._parameters = select_tensors(self._root(pl_module), self.tensors)
-        self._real = []
+        self._stand_in = StandIn(self._parameters)
         self._ended = False
         if stage == "fit":
             rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
@@ -260,8 +260,8 @@ class HEMPCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the memory that held the real weights."""
-        self._restore()
-        self._real = []
+        self._stand_in.leave()
+        self._stand_in = StandIn(self._parameters)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the optimizers, and that a target can be steered to."""
@@ -293,7 +293,7 @@ class HEMPCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Put the real weights back and add the gradient of the two terms."""
-        self._restore()
+        self._stand_in.leave()
         if self.is_active(trainer):
             self._add_terms(trainer, pl_module, optimizer)
 
@@ -302,24 +302,24 @@ class HEMPCallback(Callback):
     ) -> None:
         """Put the real weights back, whatever the batch did; refit if it is time."""
         self._in_batch = False
-        self._restore()
+        self._stand_in.leave()
         if self.should_refit(trainer, epoch_start=False):
             self._refit_codebooks(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the quantized network, once there is one."""
-        self._quantize()
+        self._stand_in.enter(self.codebooks)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the real weights back, bit for bit; steer by the accuracy."""
-        self._restore()
+        self._stand_in.leave()
         fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if fits and self.is_active(trainer):
             self.approach.follow_accuracy(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the real weights back, bit for bit."""
-        self._restore()
+        self._stand_in.leave()
 
     on_test_start = on_predict_start = on_validation_start
     on_predict_end = on_test_end
@@ -327,7 +327,7 @@ class HEMPCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Recalibrate BatchNorm on the quantized network and write the file."""
         self._ended = True
-        self._restore()
+        self._stand_in.leave()
         if not self.codebooks:
             rank_zero_warn(
                 f"Training ended before `start_epoch` {self.start_epoch}: the network was never "
@@ -338,16 +338,15 @@ class HEMPCallback(Callback):
             return
         try:
             self._land(pl_module)
-            self._quantize()
+            self._stand_in.enter(self.codebooks)
             recalibrate(trainer, pl_module, self._root(pl_module), self.file.recalibrate_batches)
-            self._restore()
+            self._stand_in.leave()
             self._land(pl_module)  # other statistics may take more bytes
-            self._quantize()
             if trainer.is_global_zero:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.summary = self._save_quantized(self.path, pl_module)
+                self.summary = self._save_quantized(self.path, pl_module, self.codebooks)
         finally:
-            self._restore()
+            self._stand_in.leave()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file also where there was nothing left to train.
@@ -363,17 +362,17 @@ class HEMPCallback(Callback):
     ) -> None:
         """Leave the real weights behind."""
         self._in_batch = False
-        self._restore()
+        self._stand_in.leave()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep real weights in a checkpoint that is taken while quantized ones stand in."""
-        if not self._stands_in:
+        if not self._stand_in.active:
             return
         prefix = f"{self.file.module}." if self.file.module else ""
-        for name, real in zip(self._parameters, self._real, strict=True):
-            checkpoint["state_dict"][prefix + name] = real.clone()
+        for name, real in self._stand_in.real_weights().items():
+            checkpoint["state_dict"][prefix + name] = real
 
     def state_dict(self) -> dict[str, Any]:
         """Codebooks, when they and the lengths were last taken, how far lambda was steered."""
@@ -437,31 +436,9 @@ class HEMPCallback(Callback):
             # every process fits the same weights; this holds even where their libraries differ
             self.load_state_dict(trainer.strategy.broadcast(self.state_dict()))
 
-    @torch.no_grad()
-    def _quantize(self) -> None:
-        if self._stands_in or not self.codebooks:
-            return
-        parameters = [parameter.detach() for parameter in self._parameters.values()]
-        if not self._real:
-            self._real = [torch.empty_like(parameter) for parameter in parameters]
-        for name, parameter, real in zip(self._parameters, parameters, self._real, strict=True):
-            real.copy_(parameter)
-            # in place, without a new version: autograd must not see it
-            self.codebooks[name].quantize(real, out=parameter.data)
-        self._stands_in = True
-
-    @torch.no_grad()
-    def _restore(self) -> None:
-        """Put the real weights back if quantized ones are in place."""
-        if not self._stands_in:
-            return
-        for parameter, real in zip(self._parameters.values(), self._real, strict=True):
-            parameter.data.copy_(real)
-        self._stands_in = False
-
     def _requantize(self, trainer: Trainer) -> None:
         if self._in_batch and self.forward == "straight_through" and self.is_active(trainer):
-            self._quantize()
+            self._stand_in.enter(self.codebooks)
 
     @torch.no_grad()
     def _add_terms(
@@ -535,24 +512,24 @@ class HEMPCallback(Callback):
 
     def _size(self, pl_module: LightningModule, codebooks: Mapping[str, Codebook]) -> Summary:
         """The summary of the file that these codebooks would make."""
-        kept, self.codebooks = self.codebooks, dict(codebooks)
-        try:
-            self._quantize()
-            return size_of(lambda path: self._save_quantized(path, pl_module))
-        finally:
-            self._restore()
-            self.codebooks = kept
+        return size_of(lambda path: self._save_quantized(path, pl_module, codebooks))
 
-    def _save_quantized(self, path: Path, pl_module: LightningModule) -> Summary:
-        return save(
-            path,
-            self._root(pl_module),
-            coder=self.file.coder,
-            # each weight is at its level now, which trimmed thresholds may put in another cell
-            codebooks={name: Codebook(book.levels.cpu()) for name, book in self.codebooks.items()},
-            order=self.order,
-            scan=self.scan,
-            float_dtype=self.file.float_dtype,
-            fold_norms=self.file.fold_norms,
-            reorder_units=self.file.reorder_units,
-        )
+    def _save_quantized(
+        self, path: Path, pl_module: LightningModule, codebooks: Mapping[str, Codebook]
+    ) -> Summary:
+        self._stand_in.enter(codebooks)
+        try:
+            return save(
+                path,
+                self._root(pl_module),
+                coder=self.file.coder,
+                # each weight is at its level now, which trimmed thresholds may put in another cell
+                codebooks={name: Codebook(book.levels.cpu()) for name, book in codebooks.items()},
+                order=self.order,
+                scan=self.scan,
+                float_dtype=self.file.float_dtype,
+                fold_norms=self.file.fold_norms,
+                reorder_units=self.file.reorder_units,
+            )
+        finally:
+            self._stand_in.leave()

@@ -67,7 +67,7 @@ class Classifier(LightningModule):
         self.restart_epoch = restart_epoch
         self.distillation = distillation
         self.temperature = temperature
-        self.compiles = compile
+        self._compiles = compile
         if compile:
             network.compile(dynamic=False)  # in place: the names of its tensors stay
         self._other = () if teacher is None else (teacher,)  # in tuples: no part of state_dict
@@ -110,7 +110,7 @@ class Classifier(LightningModule):
             teacher = copy.deepcopy(self.network)
             teacher.load_state_dict(state)
         teacher = _folded(teacher.eval().requires_grad_(False))
-        if self.compiles:
+        if self._compiles:
             teacher.compile(dynamic=False)
         self._teacher = (teacher,)
 

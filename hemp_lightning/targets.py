@@ -148,6 +148,8 @@ def trim(
 ) -> dict[str, Codebook]:
     """Codebooks of the same levels whose file has at most `target` bytes, moved no further.
 
+    For a file that is above it now.
+
     Args:
         weights: Weights by name.
         codebooks: Codebooks by the same names.
@@ -156,13 +158,11 @@ def trim(
 
     Returns:
         The codebooks with thresholds moved towards rarer levels by one price for all tensors, the
-        least that is enough, to within half a percent; the given ones if they are small enough.
+        least that is enough, to within half a percent.
 
     Raises:
         ValueError: If even the dearest price leaves the file above `target`.
     """
-    if num_bytes(codebooks) <= target:
-        return dict(codebooks)
 
     def priced(price: float) -> dict[str, Codebook]:
         return {name: rate_aware(codebooks[name], weights[name], price) for name in codebooks}

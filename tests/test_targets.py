@@ -141,11 +141,19 @@ def test_trim_goes_as_far_as_it_must():
         return int(5000 / 8 * index_entropy(books["a"].assign(weights["a"]), 9, 1))
 
     full = num_bytes(codebooks)
-    assert trim(weights, codebooks, full, num_bytes)["a"] is codebooks["a"]
     wanted = int(0.7 * full)
     assert 0.995 * wanted <= num_bytes(trim(weights, codebooks, wanted, num_bytes)) <= wanted
     with pytest.raises(ValueError, match="`target_bytes` must be within reach"):
         trim(weights, codebooks, -1, num_bytes)
+
+
+def test_a_file_that_is_small_enough_is_measured_once():
+    weights = {"a": torch.randn(100)}
+    codebooks, sizes = {"a": UniformQuantizer(9).fit(weights["a"])}, iter([1000])
+    landed = Approach(1000, None, "val/accuracy", 0.1).land(
+        weights, codebooks, lambda books: next(sizes)
+    )
+    assert landed == codebooks
 
 
 def test_one_level_stays():
