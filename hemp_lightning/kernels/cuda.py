@@ -4,14 +4,16 @@ One launch adds the `2^n` corner products of every tuple of every tensor to the 
 contracts the logarithms of the tables into the gradient; what lies between is a few operations on
 the tables. Nothing waits for the GPU.
 
-Triton has no shared memory to address, therefore tables are kept in copies that lie in the L2 cache
-and programs take turns on them, so that tuples at zero, most of a trained network, do not queue for
-one cell. Masses are whole numbers of `2^-shift`: sums of integers do not depend on their order, so
-the result is the same on every run. A cell of less than half a unit counts as empty.
+Tables that fit shared memory are filled there (`cuda_shared`), where Triton is new enough to let a
+kernel address it. Others are kept in copies that lie in the L2 cache and programs take turns on
+them, so that tuples at zero, most of a trained network, do not queue for one cell. Masses are whole
+numbers of `2^-shift`: sums of integers do not depend on their order, so the result is the same on
+every run. A cell of less than half a unit counts as empty.
 """
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,7 +23,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hemp_lightning.kernels.cuda_parts import locate, row
 from hemp_lightning.kernels.layout import Layout
+
+try:
+    from hemp_lightning.kernels import cuda_shared
+except ImportError:  # Triton before 3.8
+    cuda_shared = None  # type: ignore[assignment]
 
 MAX_ORDER = 8
 TILE = 1024
@@ -32,21 +40,6 @@ COPIED_CELLS = 1 << 18
 """Cells in all copies of the tables together, 8 bytes each, where there is a choice."""
 
 
-@triton.jit
-def _row(blocks, segments):  # type: ignore[no-untyped-def]
-    """The row of `_Plan.segments` that a program works on."""
-    row = segments + 7 * tl.load(blocks + 2 * tl.program_id(0))
-    return (
-        tl.load(row),
-        tl.load(row + 1),
-        tl.load(row + 2),
-        tl.load(row + 3),
-        tl.load(row + 4),
-        tl.load(row + 5),
-        tl.load(row + 6),
-    )
-
-
 # One binary for all sizes: a refit that drops a level must not compile anything.
 @triton.jit(do_not_specialize=["unit", "num_cells", "num_copies", "steps"])
 def _accumulate(  # type: ignore[no-untyped-def]
@@ -54,7 +47,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
     ORDER: tl.constexpr, CORNERS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Locate the weights of a block of tuples, add their corner products to a copy of the table."""
-    start, count, first_level, num_levels, first, table, table_levels = _row(blocks, segments)
+    start, count, first_level, num_levels, first, table, table_levels = row(blocks, segments)
     levels += first_level
     bases += first
     tuples = tl.load(blocks + 2 * tl.program_id(0) + 1) + tl.arange(0, BLOCK)  # (BLOCK,)
@@ -66,16 +59,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
     for j in tl.static_range(ORDER):
         place = start + tuples * ORDER + j
         weight = tl.load(weights + place, mask=inside, other=0.0)
-        low = tl.zeros([BLOCK], tl.int64)  # the last level at or below the weight, but one
-        high = tl.zeros([BLOCK], tl.int64) + tl.maximum(num_levels - 2, 0)
-        for _ in range(steps):
-            middle = (low + high + 1) // 2
-            up = weight >= tl.load(levels + middle)
-            low = tl.where(up, middle, low)
-            high = tl.where(up, high, middle - 1)
-        level = tl.load(levels + low)
-        gap = tl.load(levels + tl.minimum(low + 1, num_levels - 1)) - level
-        fraction = tl.where(gap > 0, (weight - level) / tl.where(gap > 0, gap, 1.0), 0.0)
+        low, fraction = locate(weight, levels, num_levels, steps)
         tl.store(fractions + place, fraction, mask=inside)
         fraction = tl.minimum(tl.maximum(fraction, 0.0), 1.0)[:, None]
         bit = (corners >> (ORDER - 1 - j)) & 1
@@ -97,7 +81,7 @@ def _contract(  # type: ignore[no-untyped-def]
     ORDER: tl.constexpr, CORNERS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient: scaled logarithms of the corners, times all factors but one."""
-    start, count, first_level, num_levels, first, table, table_levels = _row(blocks, segments)
+    start, count, first_level, num_levels, first, table, table_levels = row(blocks, segments)
     levels += first_level
     bases += first
     tuples = tl.load(blocks + 2 * tl.program_id(0) + 1) + tl.arange(0, BLOCK)  # (BLOCK,)
@@ -133,6 +117,7 @@ class _Plan(NamedTuple):
     """Where things lie, for one network: the same at each step, so made and sent once."""
 
     blocks: Tensor  # segment and first tuple of each program, int64 (programs, 2)
+    filling: Tensor  # the same of the programs that fill the tables
     segments: Tensor  # int64 (segments, 7): see `_plan`
     num_cells: int
     num_copies: int
@@ -149,6 +134,7 @@ def _plan(
     table_levels: tuple[int, ...],
     table_tuples: tuple[int, ...],
     order: int,
+    shared: bool,
     device: torch.device,
 ) -> _Plan:
     cells = np.cumsum([0, *(count**order for count in table_levels)])
@@ -165,15 +151,15 @@ def _plan(
         ],
         axis=1,
     ).astype(np.int64)
-    size = _block(order)
-    blocks = [(s, first) for s, count in enumerate(tuples) for first in range(0, count, size)]
+    shift = 62 - max(1, *table_tuples).bit_length()  # the sum of a table fits, roundings included
+    blocks = _blocks(tuples, _block(order)).to(device)
     return _Plan(
-        torch.tensor(blocks, dtype=torch.int64).reshape(-1, 2).to(device),
+        blocks,
+        _blocks(tuples, cuda_shared.TUPLES).to(device) if shared else blocks,
         torch.from_numpy(segments).to(device),
         num_cells,
-        max(1, min(MAX_COPIES, COPIED_CELLS // num_cells)),
-        # the sum of a table fits 62 bits, roundings included
-        62 - max(1, *table_tuples).bit_length(),
+        1 if shared else max(1, min(MAX_COPIES, COPIED_CELLS // num_cells)),
+        min(shift, cuda_shared.SHIFT) if shared else shift,
         sum(count * float(np.log2(max(count, 1))) for count in table_tuples),
     )
 
@@ -182,9 +168,46 @@ def _block(order: int) -> int:
     return max(16, TILE >> order)
 
 
+def _blocks(tuples: tuple[int, ...], size: int) -> Tensor:
+    found = [(s, first) for s, count in enumerate(tuples) for first in range(0, count, size)]
+    return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
+
+
 def takes(layout: Layout) -> bool:
     """Whether these kernels are made for `layout`: tables dense, tuples not too long."""
     return layout.order <= MAX_ORDER and layout.kind() == "dense"
+
+
+def shares(layout: Layout, device: torch.device) -> bool:
+    """Whether tables are filled in shared memory, which Triton's interpreter does not have."""
+    nvidia = device.type == "cuda" and torch.version.hip is None  # warps of 32
+    fits = nvidia and cuda_shared is not None and cuda_shared.fits(layout)
+    return fits and agrees(device)
+
+
+@lru_cache(maxsize=16)
+def agrees(device: torch.device) -> bool:
+    """Whether both ways to fill a table give the same here; warns if not. Once a process.
+
+    Gluon is experimental: what a Triton to come makes of it should cost time, not be an error.
+    """
+    levels = torch.linspace(-1, 1, 5, device=device)
+    layout = Layout.of([300], [levels], 2, False)
+    flat = torch.linspace(-1.1, 1.1, 300, device=device)
+    try:
+        expected, slopes = _evaluate(flat, layout, True, 1.0, shared=False)
+        found, others = _evaluate(flat, layout, True, 1.0, shared=True)
+        if torch.allclose(found, expected, 1e-6) and torch.allclose(others, slopes, 1e-4, 1e-4):
+            return True
+        reason = f"{float(found)} bits and not {float(expected)}"
+    except Exception as error:  # whatever a compiler may raise
+        reason = f"{type(error).__name__}: {error}"
+    warnings.warn(
+        f"The entropy term does not use shared memory, with Triton {triton.__version__} on "
+        f"{device}, and is slower for it; please report this: {reason}",
+        stacklevel=2,
+    )
+    return False
 
 
 def bits_and_gradient(
@@ -202,6 +225,12 @@ def bits_and_gradient(
     Returns:
         Bits, float64 scalar; gradient, dtype of `flat`, `(num_weights,)`, 0 for left-over weights.
     """
+    return _evaluate(flat, layout, with_gradient, scale, shares(layout, flat.device))
+
+
+def _evaluate(
+    flat: Tensor, layout: Layout, with_gradient: bool, scale: float, shared: bool
+) -> tuple[Tensor, Tensor]:
     order, device = layout.order, flat.device
     lengths = tuple(len(entry) for entry in layout.levels)
     plan = _plan(
@@ -212,6 +241,7 @@ def bits_and_gradient(
         tuple(layout.table_levels),
         tuple(layout.table_tuples()),
         order,
+        shared,
         device,
     )
     gradient = torch.zeros_like(flat) if with_gradient else flat.new_zeros(0)
@@ -223,11 +253,17 @@ def bits_and_gradient(
     fractions = torch.empty_like(flat)
     bases = torch.empty(sum(layout.tuples), dtype=torch.int64, device=device)
     shape: dict[str, Any] = {"ORDER": order, "CORNERS": 1 << order, "BLOCK": _block(order)}
-    unit = 2.0**plan.shift
-    _accumulate[(programs,)](
-        flat, levels, sums, fractions, bases, plan.blocks, plan.segments, unit, plan.num_cells,
-        plan.num_copies, max(lengths).bit_length(), **shape,
-    )  # fmt: skip
+    unit, steps = 2.0**plan.shift, max(lengths).bit_length()
+    if shared:
+        cuda_shared.launch(
+            len(plan.filling), flat, levels, sums, fractions, bases, plan.filling, plan.segments,
+            unit, layout=layout, steps=steps,
+        )  # fmt: skip
+    else:
+        _accumulate[(programs,)](
+            flat, levels, sums, fractions, bases, plan.filling, plan.segments, unit,
+            plan.num_cells, plan.num_copies, steps, **shape,
+        )  # fmt: skip
     mass = sums.view(plan.num_copies, -1).sum(0).double() / unit
     # An empty cell counts as one tuple. The gradient needs differences of logarithms only, so that
     # of the total is left out of it.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,10 @@ from hemp_lightning.entropy import _torch_bits_and_gradient, entropy_and_gradien
 from hemp_lightning.kernels.layout import Layout
 
 triton = pytest.importorskip("triton")
+cuda = pytest.importorskip("hemp_lightning.kernels.cuda")
+needs_shared = pytest.mark.skipif(
+    cuda.cuda_shared is None, reason="this Triton has no shared memory to add to"
+)
 CASES = list(product((1, 2, 3, 4), (False, True), (torch.float32, torch.float64)))
 
 
@@ -29,8 +35,6 @@ def problem(order: int, pooled: bool, dtype: torch.dtype) -> tuple[torch.Tensor,
 
 def in_interpreter() -> None:
     """Runs in a process of its own: Triton decides on import whether it interprets."""
-    from hemp_lightning.kernels import cuda
-
     for case in CASES:
         flat, layout = problem(*case)
         assert cuda.takes(layout)
@@ -49,9 +53,48 @@ def in_interpreter() -> None:
     print(len(CASES), "agree")
 
 
+def in_interpreter_with_shared_memory() -> None:
+    """The same with the tables in shared memory, two rounds of it: several programs a tensor."""
+    from tests.kernels import gluon_in_interpreter
+
+    gluon_in_interpreter.install(2)
+    in_interpreter()
+    assert gluon_in_interpreter.SharedMemory.made > 0
+
+
+def in_interpreter_with_broken_shared_memory() -> None:
+    """A Triton that does not compile it, and one that compiles it to something else."""
+    from tests.kernels import gluon_in_interpreter
+
+    with pytest.warns(UserWarning, match="does not use shared memory, .* please report this"):
+        assert not cuda.agrees(torch.device("cpu"))  # Gluon is not interpreted
+    gluon_in_interpreter.install(1)
+    cuda.agrees.cache_clear()
+    assert cuda.agrees(torch.device("cpu"))
+    cuda.agrees.cache_clear()
+    gluon_in_interpreter.SharedMemory.gather = lambda self, indices, axis: indices
+    with pytest.warns(UserWarning, match="bits and not"):
+        assert not cuda.agrees(torch.device("cpu"))
+    print(len(CASES), "agree")
+
+
 def test_it_equals_the_plain_version() -> None:
+    interpreted("in_interpreter")
+
+
+@needs_shared
+def test_tables_in_shared_memory_equal_the_plain_version() -> None:
+    interpreted("in_interpreter_with_shared_memory")
+
+
+@needs_shared
+def test_shared_memory_that_does_not_add_up_is_not_used() -> None:
+    interpreted("in_interpreter_with_broken_shared_memory")
+
+
+def interpreted(function: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from tests.kernels.test_cuda import in_interpreter as f; f()"],
+        [sys.executable, "-c", f"from tests.kernels.test_cuda import {function} as f; f()"],
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=Path(__file__).parents[2],
         capture_output=True,
@@ -62,30 +105,24 @@ def test_it_equals_the_plain_version() -> None:
 
 
 def test_tables_that_are_not_dense_are_left_to_the_plain_version() -> None:
-    from hemp_lightning.kernels import cuda
-
     levels = [torch.linspace(-1, 1, 256)]
     assert not cuda.takes(Layout.of([4096], levels, 4, False))
     assert not cuda.takes(Layout.of([4096], [levels[0][:2]], 9, False))
 
 
-@pytest.mark.parametrize("order", [1, 3])
-@pytest.mark.parametrize("name", ["_accumulate", "_contract"])
-def test_it_compiles_for_a_gpu(order: int, name: str) -> None:
+REAL = dict.fromkeys(("weights", "levels", "fractions", "logs", "gradient"), "*fp32")
+WHOLE = dict.fromkeys(("sums", "bases", "blocks", "segments"), "*i64")
+NUMBERS = dict.fromkeys(("num_cells", "num_copies", "copies", "steps"), "i32") | {"unit": "fp32"}
+
+
+def compiled(kernel: Any, source: Any, constants: dict[str, int], **options: int) -> str:
+    """The PTX of a kernel for an H100, which needs no GPU."""
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    from hemp_lightning.kernels import cuda
-
-    kernel = getattr(cuda, name)
-    real = dict.fromkeys(("weights", "levels", "fractions", "logs", "gradient"), "*fp32")
-    whole = dict.fromkeys(("sums", "bases", "blocks", "segments"), "*i64")
-    numbers = dict.fromkeys(("num_cells", "num_copies", "steps"), "i32") | {"unit": "fp32"}
-    constants = {"ORDER": order, "CORNERS": 1 << order, "BLOCK": 32}
-    types = {**real, **whole, **numbers, **dict.fromkeys(constants, "constexpr")}
     names = kernel.arg_names
+    types = {**REAL, **WHOLE, **NUMBERS, **dict.fromkeys(constants, "constexpr")}
     version = tuple(map(int, triton.__version__.split(".")[:2]))
-    source = ASTSource(
+    made = source(
         kernel,
         {name: types[name] for name in names},
         # Triton before 3.3 names constants where later versions count them
@@ -93,8 +130,31 @@ def test_it_compiles_for_a_gpu(order: int, name: str) -> None:
         if version < (3, 3)
         else {(names.index(name),): value for name, value in constants.items()},
     )
-    binary = triton.compile(source, target=GPUTarget("cuda", 90, 32))
-    assert (".entry" in binary.asm["ptx"]) and binary.asm["cubin"]
+    binary = triton.compile(made, target=GPUTarget("cuda", 90, 32), options=options)
+    assert binary.asm["cubin"]
+    return binary.asm["ptx"]
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("name", ["_accumulate", "_contract"])
+def test_it_compiles_for_a_gpu(order: int, name: str) -> None:
+    from triton.compiler import ASTSource
+
+    constants = {"ORDER": order, "CORNERS": 1 << order, "BLOCK": 32}
+    assert ".entry" in compiled(getattr(cuda, name), ASTSource, constants)
+
+
+@needs_shared
+@pytest.mark.parametrize("order", [1, 3])
+def test_shared_memory_is_added_to_natively(order: int) -> None:
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    shared = cuda.cuda_shared
+    constants = {"ORDER": order, **shared.CONSTANTS}
+    ptx = compiled(shared.accumulate, GluonASTSource, constants, num_warps=shared.THREADS // 32)
+    # two digits a corner, in one instruction each and not in a loop that compares and swaps
+    assert len(re.findall(r"red\.shared\S*\.add\.u32", ptx)) == 2 << order
+    assert "cas" not in ptx
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
