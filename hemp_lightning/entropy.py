@@ -203,7 +203,12 @@ def warm_up(order: int, device: torch.device | str = "cpu") -> None:
         >>> warm_up(2)
     """
     cpu.warm_up(order)
-    if torch.device(device).type != "cpu":
+    device = torch.device(device)
+    if device.type == "cuda" and find_spec("triton") is not None:
+        from hemp_lightning.kernels import cuda
+
+        cuda.warm_up(order, device)
+    if device.type != "cpu":
         weights = torch.linspace(-1, 1, 4 * order + 1, device=device)  # one is left over
         entropy_and_gradients([weights], [torch.linspace(-1, 1, 3, device=device)], order)
 

@@ -210,6 +210,14 @@ def agrees(device: torch.device) -> bool:
     return False
 
 
+def warm_up(order: int, device: torch.device) -> None:
+    """Compile what tuples of `order` need, tables large or small; float32."""
+    levels = torch.linspace(-1, 1, 3, device=device)
+    layout = Layout.of([4 * order], [levels], order, False)
+    for shared in {False, shares(layout, device)} if takes(layout) else ():
+        _evaluate(torch.zeros(4 * order, device=device), layout, True, 1.0, shared)
+
+
 def bits_and_gradient(
     flat: Tensor, layout: Layout, with_gradient: bool, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:

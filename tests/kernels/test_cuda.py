@@ -59,7 +59,9 @@ def in_interpreter_with_shared_memory() -> None:
 
     gluon_in_interpreter.install(2)
     in_interpreter()
-    assert gluon_in_interpreter.SharedMemory.made > 0
+    before = gluon_in_interpreter.SharedMemory.made
+    cuda.warm_up(2, torch.device("cpu"))
+    assert gluon_in_interpreter.SharedMemory.made > before > 0
 
 
 def in_interpreter_with_broken_shared_memory() -> None:
