@@ -1,7 +1,9 @@
 """Speed of the entropy term, the quantizers and a training step, as ratios within one run.
 
     python benchmarks/entropy.py --threads 1 --sizes 1e5 1e6 1e7 1e8 --networks
-    python benchmarks/entropy.py --threads 2 --skip entropy quantizers --networks lenet5 --pairs 15
+    python benchmarks/entropy.py --threads 2 --skip entropy quantizers --networks lenet5 --pairs 60
+    python benchmarks/entropy.py --device cuda --skip lengths --networks resnet50 resnet18 \
+        --batch-size 512 --precision bf16-mixed
 
 Times of functions are the least of several, in turn with the yardstick they are divided by; those
 of training steps are medians. benchmarks/results/entropy.md holds the tables.
@@ -15,6 +17,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from functools import partial
 
@@ -30,9 +33,17 @@ from hemp_lightning.entropy import entropy_and_gradients
 from hemp_lightning.models import build
 from hemp_lightning.quantizers import LloydMaxQuantizer
 from hemp_lightning.rates import RATE_MODELS, _plain, context_lengths, rate_and_gradients
+from hemp_lightning.selection import select_tensors
 
 MOST_PRODUCTS = 1 << 28
 """Soft assignments that the brute force may hold at a time; it needs several times their memory."""
+
+
+def now() -> float:
+    """Seconds on a clock that waits for the GPU, if there is one in use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def timed(actions: list[Callable[[], object]], rounds: int) -> list[float]:
@@ -42,9 +53,9 @@ def timed(actions: list[Callable[[], object]], rounds: int) -> list[float]:
         action()
     for _ in range(rounds):
         for i, action in enumerate(actions):
-            start = time.perf_counter()
+            start = now()
             action()
-            best[i] = min(best[i], time.perf_counter() - start)
+            best[i] = min(best[i], now() - start)
     return best
 
 
@@ -66,7 +77,7 @@ def brute_force(weights: torch.Tensor, levels: torch.Tensor, order: int) -> torc
     return weights.grad if weights.grad is not None else weights
 
 
-def entropy_table(sizes: list[int]) -> None:
+def entropy_table(sizes: list[int], device: str) -> None:
     """Value and gradient against `torch.clone`, `torch.sin` and the brute force, where it can."""
     print("\n## Entropy term: value and gradient\n")
     print(
@@ -75,10 +86,10 @@ def entropy_table(sizes: list[int]) -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for size in sizes:
-        weights = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 0.1
+        weights = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(device) * 0.1
         rounds = 7 if size <= 10**6 else 2
         for num_levels in (4, 16, 64):
-            levels = torch.linspace(-0.35, 0.35, num_levels)
+            levels = torch.linspace(-0.35, 0.35, num_levels, device=device)
             for order in (1, 2, 3, 4):
                 term = partial(entropy_and_gradients, [weights], [levels], order)
                 seconds, clone, sine = timed([term, weights.clone, weights.sin], rounds)
@@ -94,6 +105,28 @@ def entropy_table(sizes: list[int]) -> None:
                     f"| {times} |",
                     flush=True,
                 )
+
+
+def networks_table(networks: list[str], device: str) -> None:
+    """Value and gradient for all weights of a network at once, a table a tensor, 16 levels."""
+    print("\n## Entropy term of whole networks, 16 levels\n")
+    print("| network | weights | tensors | order | ms | of torch.clone |")
+    print("|---|---|---|---|---|---|")
+    for name in networks:
+        network = build(name).to(device)
+        weights = [w.detach() for w in select_tensors(network, "weights").values()]
+        books = [LloydMaxQuantizer(16).fit(weight) for weight in weights]
+        levels = [book.levels.to(device) for book in books]
+        size = sum(weight.numel() for weight in weights)
+        joined = torch.cat([weight.reshape(-1) for weight in weights])
+        for order in (1, 2, 3, 4):
+            term = partial(entropy_and_gradients, weights, levels, order)
+            seconds, clone = timed([term, joined.clone], 15)
+            print(
+                f"| {name} | {size:,} | {len(weights)} | {order} | {1e3 * seconds:.3f} "
+                f"| {seconds / clone:.1f} |",
+                flush=True,
+            )
 
 
 def lengths_table(sizes: list[int]) -> None:
@@ -121,13 +154,13 @@ def lengths_table(sizes: list[int]) -> None:
             )
 
 
-def quantizer_table() -> None:
+def quantizer_table(device: str) -> None:
     """Lloyd-Max with 16 levels: a first fit, a refit, and the assignment."""
     print("\n## Lloyd-Max, 16 levels\n")
     print("| weights | fit s | refit s | assign s | torch.sort s |")
     print("|---|---|---|---|---|")
     for size in (11_000_000, 25_500_000):
-        weights = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 0.1
+        weights = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(device) * 0.1
         quantizer = LloydMaxQuantizer(16)
         book = quantizer.fit(weights)
         moved = weights + 1e-4 * weights.flip(0)
@@ -160,8 +193,17 @@ class Module(LightningModule):
 
 
 IMAGES = {"lenet5": (1, 28), "lenet300": (1, 28)}  # channels and size, else those of CIFAR
-STEPS = {"lenet5": 60, "lenet300": 60, "resnet20": 12}  # in a run, else 8
+WARM_PAIRS = 2
 QUARTILES = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How training steps are measured."""
+
+    device: str
+    batch_size: int
+    precision: str
 
 
 class StepTimer(Callback):
@@ -172,51 +214,51 @@ class StepTimer(Callback):
 
     def on_train_batch_start(self, *_: object) -> None:
         """Take the time."""
-        self.stamps.append(time.perf_counter())
+        self.stamps.append(now())
 
 
-def median_step(
-    name: str, channels: int, size: int, steps: int, callback: HEMPCallback | None
-) -> float:
-    """Median seconds of a training step with a batch of 128."""
-    images = torch.randn(128 * steps, channels, size, size)
+class EveryOther(HEMPCallback):
+    """The callback at every other step, so that both kinds of steps see the same machine."""
+
+    def is_active(self, trainer: Trainer) -> bool:
+        """At odd steps."""
+        return super().is_active(trainer) and trainer.global_step % 2 == 1
+
+
+def step_seconds(name: str, steps: int, how: Steps, callback: HEMPCallback) -> torch.Tensor:
+    """Seconds of each training step, `(steps,)`."""
+    channels, size = IMAGES.get(name, (3, 32))
+    images = torch.randn(how.batch_size * (steps + 1), channels, size, size)
     data = TensorDataset(images, torch.randint(0, 10, (len(images),)))
     timer = StepTimer()
-    callbacks = [timer, callback] if callback else [timer]
     trainer = Trainer(
         max_epochs=1,
-        accelerator="cpu",
+        accelerator="cpu" if how.device == "cpu" else "gpu",
+        devices=1,
+        precision=how.precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=callbacks,
+        callbacks=[timer, callback],
     )
-    trainer.fit(Module(name), DataLoader(data, batch_size=128))
-    gaps = torch.tensor(timer.stamps, dtype=torch.float64).diff()
-    return float(gaps[2:].median())
+    trainer.fit(Module(name), DataLoader(data, batch_size=how.batch_size))
+    return torch.tensor(timer.stamps, dtype=torch.float64).diff()
 
 
-def step_table(networks: list[str], num_pairs: int, rate_model: str) -> None:
-    """A training step with the callback (order 3, 16 levels, every step) over one without."""
-    print(f"\n## Training step, batch 128, order 3, 16 levels, rate model {rate_model}\n")
-    print(f"Medians of {num_pairs} pairs of runs; the quartiles of the pairs' ratios.\n")
+def step_table(networks: list[str], pairs: int, rate_model: str, how: Steps) -> None:
+    """A training step with the callback (order 3, 16 levels) over the one before without."""
+    print(
+        f"\n## Training step, batch {how.batch_size}, {how.precision}, order 3, 16 levels, rate "
+        f"model {rate_model}\n"
+    )
+    print(f"Medians of {pairs} pairs of steps, and of their ratios; quartiles of the ratios.\n")
     print("| network | step without, ms | step with, ms | ratio | quartiles |")
     print("|---|---|---|---|---|")
     for name in networks:
-        channels, size = IMAGES.get(name, (3, 32))
-        steps = STEPS.get(name, 8)
-        pairs = [
-            [
-                median_step(name, channels, size, steps, callback)
-                for callback in (
-                    None,
-                    HEMPCallback(order=3, num_levels=16, rate_model=rate_model),
-                )
-            ]
-            for _ in range(num_pairs)
-        ]
-        without, with_callback = torch.tensor(pairs, dtype=torch.float64).unbind(1)
+        callback = EveryOther(order=3, num_levels=16, rate_model=rate_model)
+        seconds = step_seconds(name, 2 * (pairs + WARM_PAIRS), how, callback)
+        without, with_callback = seconds.view(-1, 2)[WARM_PAIRS:].unbind(1)
         low, ratio, high = (with_callback / without).quantile(QUARTILES).tolist()
         print(
             f"| {name} | {1e3 * without.median():.1f} | {1e3 * with_callback.median():.1f} "
@@ -240,20 +282,19 @@ class Profiled(HEMPCallback):
 
     def _clocked(self, part: str, method: Callable[..., None], *args: object) -> None:
         if part == "_add_terms" or self._stand_in.active == (part == "leave"):  # it has work to do
-            start = time.perf_counter()
+            start = now()
             method(*args)
-            self.seconds[part].append(time.perf_counter() - start)
+            self.seconds[part].append(now() - start)
 
 
-def profile_table(networks: list[str]) -> None:
+def profile_table(networks: list[str], how: Steps) -> None:
     """Where the callback's time goes within a training step."""
     print("\n## Parts of the callback, ms a step (median)\n")
     print("| network | quantized weights in | real weights back | both terms |")
     print("|---|---|---|---|")
     for name in networks:
-        channels, size = IMAGES.get(name, (3, 32))
         callback = Profiled()
-        median_step(name, channels, size, 8, callback)
+        step_seconds(name, 10, how, callback)
         medians = [1e3 * float(torch.tensor(s[2:]).median()) for s in callback.seconds.values()]
         print(f"| {name} | " + " | ".join(f"{ms:.2f}" for ms in medians) + " |", flush=True)
 
@@ -264,28 +305,35 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", type=float, nargs="+", default=[1e5, 1e6, 1e7, 1e8])
     parser.add_argument("--networks", nargs="*", default=["lenet5", "resnet20", "resnet18"])
-    parser.add_argument("--pairs", type=int, default=5, help="of runs with and without")
+    parser.add_argument("--pairs", type=int, default=30, help="of steps with and without")
     parser.add_argument("--rate-model", default="tuples", choices=RATE_MODELS, help="of steps")
-    tables = ["entropy", "lengths", "quantizers", "parts"]
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch-size", type=int, default=128, help="of steps")
+    parser.add_argument("--precision", default="32-true", help="of steps, a Trainer's")
+    tables = ["entropy", "networks", "lengths", "quantizers", "steps", "parts"]
     parser.add_argument("--skip", nargs="*", default=[], choices=tables)
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
-    print(f"# Speed, {args.threads} thread(s)\n")
+    on_gpu = args.device != "cpu"
+    print(f"# Speed, {torch.cuda.get_device_name() if on_gpu else f'{args.threads} thread(s)'}\n")
     print(
         f"{platform.machine()}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"hemp_lightning {hemp_lightning.__version__}, {date.today()}"
     )
-    if "entropy" not in args.skip:
-        entropy_table([int(size) for size in args.sizes])
-    if "lengths" not in args.skip:
-        lengths_table([int(size) for size in args.sizes if size <= 1e7])
-    if "quantizers" not in args.skip:
-        quantizer_table()
-    step_table(args.networks, args.pairs, args.rate_model)
-    if "parts" not in args.skip:
-        profile_table(args.networks)
+    sizes = [int(size) for size in args.sizes]
+    how = Steps(args.device, args.batch_size, args.precision)
+    for table, action in (
+        ("entropy", lambda: entropy_table(sizes, args.device)),
+        ("networks", lambda: networks_table(args.networks, args.device)),
+        ("lengths", lambda: lengths_table([size for size in sizes if size <= 1e7])),
+        ("quantizers", lambda: quantizer_table(args.device)),
+        ("steps", lambda: step_table(args.networks, args.pairs, args.rate_model, how)),
+        ("parts", lambda: profile_table(args.networks, how)),
+    ):
+        if table not in args.skip:
+            action()
 
 
 if __name__ == "__main__":
