@@ -77,7 +77,7 @@ def brute_force(weights: torch.Tensor, levels: torch.Tensor, order: int) -> torc
     return weights.grad if weights.grad is not None else weights
 
 
-def entropy_table(sizes: list[int], device: str) -> None:
+def entropy_table(sizes: list[int], numbers: list[int], device: str) -> None:
     """Value and gradient against `torch.clone`, `torch.sin` and the brute force, where it can."""
     print("\n## Entropy term: value and gradient\n")
     print(
@@ -88,7 +88,7 @@ def entropy_table(sizes: list[int], device: str) -> None:
     for size in sizes:
         weights = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(device) * 0.1
         rounds = 7 if size <= 10**6 else 2
-        for num_levels in (4, 16, 64):
+        for num_levels in numbers:
             levels = torch.linspace(-0.35, 0.35, num_levels, device=device)
             for order in (1, 2, 3, 4):
                 term = partial(entropy_and_gradients, [weights], [levels], order)
@@ -304,6 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", type=float, nargs="+", default=[1e5, 1e6, 1e7, 1e8])
+    parser.add_argument("--levels", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--networks", nargs="*", default=["lenet5", "resnet20", "resnet18"])
     parser.add_argument("--pairs", type=int, default=30, help="of steps with and without")
     parser.add_argument("--rate-model", default="tuples", choices=RATE_MODELS, help="of steps")
@@ -324,15 +325,16 @@ def main() -> None:
     )
     sizes = [int(size) for size in args.sizes]
     how = Steps(args.device, args.batch_size, args.precision)
+    skipped = {*args.skip, *(() if args.networks else ("networks", "steps", "parts"))}
     for table, action in (
-        ("entropy", lambda: entropy_table(sizes, args.device)),
+        ("entropy", lambda: entropy_table(sizes, args.levels, args.device)),
         ("networks", lambda: networks_table(args.networks, args.device)),
         ("lengths", lambda: lengths_table([size for size in sizes if size <= 1e7])),
         ("quantizers", lambda: quantizer_table(args.device)),
         ("steps", lambda: step_table(args.networks, args.pairs, args.rate_model, how)),
         ("parts", lambda: profile_table(args.networks, how)),
     ):
-        if table not in args.skip:
+        if table not in skipped:
             action()
 
 

@@ -21,7 +21,7 @@ from triton.experimental.gluon import language as gl
 from hemp_lightning.kernels import cuda_parts
 from hemp_lightning.kernels.layout import Layout
 
-if not hasattr(gl.shared_memory_descriptor, "atomic_scatter_add"):
+if not hasattr(getattr(gl, "shared_memory_descriptor", None), "atomic_scatter_add"):
     raise ImportError(f"Triton {triton.__version__} cannot add to shared memory")
 
 THREADS = 256
