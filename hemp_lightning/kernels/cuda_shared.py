@@ -116,7 +116,7 @@ def accumulate(  # type: ignore[no-untyped-def]
         for number in range(copies):
             slot = gl.minimum(cell * copies + number, CELLS - 1).to(gl.int32)
             mass += (upper.gather(slot, 0).to(gl.int64) << DIGIT) + lower.gather(slot, 0)
-        used = (cell < num_cells) & (mass > 0)
+        used = (cell < num_cells) & (mass > 0)  # never beyond the table, whatever was gathered
         gl.atomic_add(sums + table + cell, mass, mask=used, sem="relaxed")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from hemp_lightning.codebook import Codebook
 from hemp_lightning.entropy import _torch_bits_and_gradient, entropy_and_gradients
 from hemp_lightning.kernels.layout import Layout
 
@@ -159,7 +160,48 @@ def test_shared_memory_is_added_to_natively(order: int) -> None:
     assert "cas" not in ptx
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_shared
+def test_a_program_cannot_overflow() -> None:
+    shared = cuda.cuda_shared
+    highest = 1 << (shared.SHIFT - shared.DIGIT)  # the upper digit of a mass of 1
+    assert shared.TUPLES * max(highest, (1 << shared.DIGIT) - 1) < 1 << 31
+
+
+@needs_shared
+@pytest.mark.parametrize(("levels", "order", "copies"), [(16, 3, 2), (20, 3, 1), (2, 1, 32)])
+def test_copies_of_small_tables(levels: int, order: int, copies: int) -> None:
+    layout = Layout.of([60], [torch.linspace(-1, 1, levels)], order, False)
+    assert cuda.cuda_shared.fits(layout) and cuda.cuda_shared.copies(layout) == copies
+    assert not cuda.cuda_shared.fits(Layout.of([60], [torch.linspace(-1, 1, 21)], 3, False))
+
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@on_gpu
+@pytest.mark.parametrize("num_levels", [3, 16, 64])  # tables in shared memory, and not
+def test_a_step_on_a_gpu_waits_for_nothing_and_can_be_captured(num_levels: int) -> None:
+    weights = [torch.randn(n, device="cuda") for n in (100_001, 64)]
+    books = [Codebook(torch.linspace(-2, 2, num_levels)).to("cuda") for _ in weights]
+
+    def step() -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        rate, gradients = entropy_and_gradients(weights, [book.levels for book in books], 3)
+        return rate, gradients, [b.quantize(w) for b, w in zip(books, weights, strict=True)]
+
+    expected = step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    graph.replay()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@on_gpu
 @pytest.mark.parametrize(("order", "pooled", "dtype"), CASES)
 def test_on_a_gpu(order: int, pooled: bool, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(order)
