@@ -104,6 +104,8 @@ def interpreted(function: str) -> None:
         text=True,
         check=False,
     )
+    if "only 0-dimensional arrays can be converted" in done.stderr:
+        pytest.skip(f"the interpreter of Triton {triton.__version__} needs NumPy below 2.4")
     assert done.stdout == f"{len(CASES)} agree\n", done.stderr
 
 
