@@ -58,9 +58,9 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
             [100 * p["accuracy"] for p in points],
         )
         axes.plot(counts, accuracies, label=label, ls=line, lw=1, marker=marker, color=color)
-    seeds = read(folder, "results_seed*.json")
-    floating = sum(100 * results["float_accuracy"] for results in seeds) / len(seeds)
-    axes.axhline(floating, color="grey", linestyle=":", label="float network")
+    every = read(folder, "*.json")
+    floating = 100 * max(results["float_accuracy"] for results in every)
+    axes.axhline(floating, color="grey", linestyle=":", label="best float network")
     for number, (label, count, accuracy) in enumerate(PUBLISHED.get(name, [])):
         axes.plot(count, accuracy, "k*", markersize=9, label="published")
         place = (0, -12 if number % 2 else 6)  # labels of neighbours above and below in turn
@@ -73,7 +73,7 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(f"{PANELS[name]} ({seeds[0]['float_bytes']:,} B)", fontsize=9)
+    axes.set_title(f"{PANELS[name]} ({every[0]['float_bytes']:,} B)", fontsize=9)
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=8)
 
