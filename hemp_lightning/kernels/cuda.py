@@ -174,8 +174,14 @@ def _blocks(tuples: tuple[int, ...], size: int) -> Tensor:
 
 
 def takes(layout: Layout) -> bool:
-    """Whether these kernels are made for `layout`: tables dense, tuples not too long."""
-    return layout.order <= MAX_ORDER and layout.kind() == "dense"
+    """Whether these kernels are made for `layout`: tuples not too long, room for every cell.
+
+    Together the tables may have twice as many cells as there are weights, whatever a small tensor
+    has for itself: it must not send a whole network to the plain version.
+    """
+    cells = sum(count**layout.order for count in layout.table_levels)
+    room = max(COPIED_CELLS, 2 * layout.order * sum(layout.tuples))
+    return layout.order <= MAX_ORDER and cells <= room
 
 
 def shares(layout: Layout, device: torch.device) -> bool:

@@ -115,6 +115,13 @@ def test_tables_that_are_not_dense_are_left_to_the_plain_version() -> None:
     assert not cuda.takes(Layout.of([4096], [levels[0][:2]], 9, False))
 
 
+def test_a_small_tensor_does_not_send_the_others_to_the_plain_version() -> None:
+    levels = [torch.linspace(-1, 1, 32)] * 2  # a table of 32,768 cells, for 20 tuples too
+    assert cuda.takes(Layout.of([300_000, 60], levels, 3, False))
+    many = [60] * 20
+    assert not cuda.takes(Layout.of(many, levels * 10, 3, False))
+
+
 REAL = dict.fromkeys(("weights", "levels", "fractions", "logs", "gradient"), "*fp32")
 WHOLE = dict.fromkeys(("sums", "bases", "blocks", "segments"), "*i64")
 NUMBERS = dict.fromkeys(("num_cells", "num_copies", "copies", "steps"), "i32") | {"unit": "fp32"}
@@ -181,7 +188,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @on_gpu
-@pytest.mark.parametrize("num_levels", [3, 16, 64])  # tables in shared memory, and not
+@pytest.mark.parametrize("num_levels", [3, 16, 32])  # tables in shared memory, and not
 def test_a_step_on_a_gpu_waits_for_nothing_and_can_be_captured(num_levels: int) -> None:
     weights = [torch.randn(n, device="cuda") for n in (100_001, 64)]
     books = [Codebook(torch.linspace(-2, 2, num_levels)).to("cuda") for _ in weights]
