@@ -42,13 +42,16 @@ CONSTANTS = {"CELLS": CELLS, "THREADS": THREADS, "ROUNDS": ROUNDS, "DIGIT": DIGI
 
 BANKS = 32
 
+MAX_ORDER = 4
+"""Longer tuples have too many corners for a loop that is unrolled over them."""
+
 _row = gluon.jit(cuda_parts.row.fn)
 _locate = gluon.jit(cuda_parts.locate.fn)
 
 
 def fits(layout: Layout) -> bool:
-    """Whether every table of `layout` fits the shared memory of a program."""
-    return max(layout.table_levels) ** layout.order <= CELLS
+    """Whether `accumulate` is made for `layout`: tables fit, and tuples are not too long."""
+    return layout.order <= MAX_ORDER and max(layout.table_levels) ** layout.order <= CELLS
 
 
 def copies(layout: Layout) -> int:

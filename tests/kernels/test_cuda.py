@@ -104,9 +104,9 @@ def interpreted(function: str) -> None:
         text=True,
         check=False,
     )
-    if "only 0-dimensional arrays can be converted" in done.stderr:
+    if cuda.cuda_shared is None and "only 0-dimensional arrays can be converted" in done.stderr:
         pytest.skip(f"the interpreter of Triton {triton.__version__} needs NumPy below 2.4")
-    assert done.stdout == f"{len(CASES)} agree\n", done.stderr
+    assert (done.returncode, done.stdout) == (0, f"{len(CASES)} agree\n"), done.stderr
 
 
 def test_tables_that_are_not_dense_are_left_to_the_plain_version() -> None:
@@ -182,6 +182,20 @@ def test_copies_of_small_tables(levels: int, order: int, copies: int) -> None:
     layout = Layout.of([60], [torch.linspace(-1, 1, levels)], order, False)
     assert cuda.cuda_shared.fits(layout) and cuda.cuda_shared.copies(layout) == copies
     assert not cuda.cuda_shared.fits(Layout.of([60], [torch.linspace(-1, 1, 21)], 3, False))
+    assert not cuda.cuda_shared.fits(Layout.of([60], [torch.linspace(-1, 1, 2)], 5, False))
+
+
+@needs_shared
+def test_where_shared_memory_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout.of([60], [torch.linspace(-1, 1, 5)], 2, False)
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(cuda, "agrees", lambda device: True)
+    assert cuda.shares(layout, gpu) and not cuda.shares(layout, torch.device("cpu"))
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert not cuda.shares(layout, gpu)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(cuda, "agrees", lambda device: False)
+    assert not cuda.shares(layout, gpu)
 
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
