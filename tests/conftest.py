@@ -11,11 +11,18 @@ from hemp_lightning.coding import (
     context_range,
     context_tables,
 )
-from hemp_lightning.kernels import cpu, cpu_loops, lengths
+from hemp_lightning.kernels import cpu, cpu_loops, lengths, ordering_loops, sparse_loops
 
 MODULES = (
-    context_fast_kernel, context_kernel, context_range, context_tables, cpu_loops, lengths
-)  # fmt: skip
+    context_fast_kernel,
+    context_kernel,
+    context_range,
+    context_tables,
+    cpu_loops,
+    lengths,
+    ordering_loops,
+    sparse_loops,
+)
 
 
 @pytest.fixture

@@ -367,11 +367,12 @@ def test_warm_up_leaves_nothing_to_compile():
     program = """
 import torch
 from hemp_lightning.entropy import entropy_and_gradients, warm_up
-from hemp_lightning.kernels import cpu_loops
+from hemp_lightning.kernels import cpu_loops, sparse_loops
 from hemp_lightning.kernels.layout import Layout
 
 def compiled():
-    return sum(len(getattr(f, "signatures", ())) for f in vars(cpu_loops).values())
+    loops = [*vars(cpu_loops).values(), *vars(sparse_loops).values()]
+    return sum(len(getattr(loop, "signatures", ())) for loop in loops)
 
 warm_up(4)
 before = compiled()

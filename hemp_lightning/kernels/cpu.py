@@ -19,6 +19,7 @@ from numba import config
 from torch import Tensor
 
 from hemp_lightning.kernels import cpu_loops as loops
+from hemp_lightning.kernels import sparse_loops
 from hemp_lightning.kernels.layout import UNROLLED_ORDER, Layout
 from hemp_lightning.kernels.ordering import BucketedWeights
 from hemp_lightning.kernels.threads import PART, run_jobs
@@ -317,7 +318,7 @@ class _Problem:
         for segment, table in enumerate(layout.tables):
             self.locate(segment)
             cells, fractions = (self.view(a, segment) for a in (self.cells, self.fractions))
-            tables[table] = loops.accumulate_sparse(
+            tables[table] = sparse_loops.accumulate(
                 cells,
                 fractions,
                 layout.tuples[segment],
@@ -333,7 +334,7 @@ class _Problem:
             bits -= loops.finish(masses, 1, len(masses), logs[table])
             bits += _total(self.totals[table])
         for segment, table in enumerate(layout.tables if with_gradient else []):
-            loops.gradient_sparse(
+            sparse_loops.gradient(
                 self.view(self.cells, segment),
                 self.view(self.fractions, segment),
                 layout.tuples[segment],

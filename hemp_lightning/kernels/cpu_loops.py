@@ -1,16 +1,15 @@
-"""The loops of `hemp_lightning.kernels.cpu`, compiled by numba.
+"""The loops of `hemp_lightning.kernels.cpu` over tables whose cells have places of their own.
 
-None is a closure: numba finds those in its cache in no other process than their own.
+What is compiled into a loop stands in its file, see `hemp_lightning.kernels.jit`.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
-from numba.extending import overload
+
+from hemp_lightning.kernels.jit import fused, inlined, jit, unrolled
 
 BLOCK = 128
 """Tuples that are located before they are counted."""
@@ -24,13 +23,8 @@ LINE = 16
 QUANTIZED = 512
 """Weights that are compared with one threshold after the other: they stay in the nearest cache."""
 
-_jit: Any = partial(njit, nogil=True, cache=True, error_model="numpy")
-_fused: Any = partial(_jit, fastmath={"contract"})  # a product and a sum in one instruction
-_inlined: Any = njit(inline="always")
-_unrolled: Any = partial(overload, jit_options={"forceinline": True, "error_model": "numpy"})
 
-
-@_inlined
+@inlined
 def _atanh(s):  # type: ignore[no-untyped-def]
     """`atanh s` for `|s| < 0.1716` to the last bits of float64."""
     z = s * s
@@ -47,7 +41,7 @@ def _atanh(s):  # type: ignore[no-untyped-def]
     return s + s * z * series
 
 
-@_inlined
+@inlined
 def _atanh_single(s):  # type: ignore[no-untyped-def]
     """`_atanh` to the last bits of float32."""
     z = s * s
@@ -65,7 +59,7 @@ _FORMATS: dict[type, tuple[Any, int, int, Any]] = {
 }
 
 
-@_jit
+@jit
 def fill_buckets(levels, buckets):  # type: ignore[no-untyped-def]
     """For each bucket of the range, a cell at or just below that of its lowest weight."""
     last = levels.shape[0] - 2
@@ -79,7 +73,7 @@ def fill_buckets(levels, buckets):  # type: ignore[no-untyped-def]
         buckets[bucket] = cell
 
 
-@_inlined
+@inlined
 def _number(weights, levels, buckets, numbers):  # type: ignore[no-untyped-def]
     """Bucket of each weight."""
     real = weights.dtype.type
@@ -93,7 +87,7 @@ def _number(weights, levels, buckets, numbers):  # type: ignore[no-untyped-def]
         numbers[p] = np.int32(number if number < top else top)
 
 
-@_inlined
+@inlined
 def _cell(weight, number, above, buckets):  # type: ignore[no-untyped-def]
     """Cell of a weight in the bucket of that number."""
     cell = np.uint64(buckets[np.uint64(number)])
@@ -102,7 +96,7 @@ def _cell(weight, number, above, buckets):  # type: ignore[no-untyped-def]
     return cell
 
 
-@_inlined
+@inlined
 def locate(  # type: ignore[no-untyped-def]
     weights, levels, above, inverse, buckets, numbers, cells, fractions
 ):
@@ -114,7 +108,7 @@ def locate(  # type: ignore[no-untyped-def]
         fractions[p] = (weights[p] - levels[cell]) * inverse[cell]
 
 
-@_jit
+@jit
 def locate_all(  # type: ignore[no-untyped-def]
     weights, levels, above, inverse, buckets, cells, fractions
 ):
@@ -134,7 +128,7 @@ def locate_all(  # type: ignore[no-untyped-def]
         )
 
 
-@_jit
+@jit
 def quantize(weights, thresholds, levels, out):  # type: ignore[no-untyped-def]
     """Level of each weight; a weight that equals a threshold goes up, NaN stays.
 
@@ -163,7 +157,7 @@ def quantize(weights, thresholds, levels, out):  # type: ignore[no-untyped-def]
                 found[p] = above if these[p] >= border else found[p]
 
 
-@_jit
+@jit
 def finish(table, parts, cells, logs):  # type: ignore[no-untyped-def]
     """Add the parts of a table, fill in `log2` of the mass, and return the sum of mass * log2 mass.
 
@@ -178,80 +172,6 @@ def finish(table, parts, cells, logs):  # type: ignore[no-untyped-def]
                 table[cell] += table[part * cells + cell]
         _finish_line(table, start, end - start, logs, sums, np.float64(1))
     return sums.sum()
-
-
-@_jit
-def _slot(keys, key):  # type: ignore[no-untyped-def]
-    """Place of `key` in an open-addressing table of a power-of-two size, or of the gap for it."""
-    mask = keys.shape[0] - 1
-    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    slot = np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(mask))
-    while keys[slot] != key and keys[slot] != -1:
-        slot = (slot + 1) & mask
-    return slot
-
-
-@_inlined
-def _bucket(bits, shift):  # type: ignore[no-untyped-def]
-    """Leading bits of a float32, given as int32, in the order of the numbers; -0.0 is 0.0."""
-    wide = np.int64(bits)
-    key = wide if wide >= 0 else -(wide & 0x7FFFFFFF) - 1  # the further from 0, the lower
-    return ((key if key != -1 else np.int64(0)) + (np.int64(1) << 31)) >> shift
-
-
-@_jit
-def bucket_of(bits, shift, keys):  # type: ignore[no-untyped-def]
-    """Bucket of each number."""
-    for p in range(bits.shape[0]):
-        keys[p] = _bucket(bits[p], shift)
-
-
-@_jit
-def count_buckets(bits, shift, counts):  # type: ignore[no-untyped-def]
-    """Add to `counts` the weights of each bucket."""
-    for p in range(bits.shape[0]):
-        counts[_bucket(bits[p], shift)] += 1
-
-
-@_jit
-def deal(bits, shift, heads, values):  # type: ignore[no-untyped-def]
-    """Put weights into their buckets, one after the other; `heads` move on."""
-    target = values.view(np.int32)
-    for p in range(bits.shape[0]):
-        key = _bucket(bits[p], shift)
-        target[heads[key]] = bits[p]
-        heads[key] += 1
-
-
-@_jit
-def sum_between(values, begins, ends, sums):  # type: ignore[no-untyped-def]
-    """Sum of each run of values; the order of the additions does not depend on the machine."""
-    for run in range(begins.shape[0]):
-        a = b = c = d = 0.0
-        begin, end = begins[run], ends[run]
-        whole = begin + ((end - begin) >> 2 << 2)
-        for p in range(begin, whole, 4):
-            a += np.float64(values[p])
-            b += np.float64(values[p + 1])
-            c += np.float64(values[p + 2])
-            d += np.float64(values[p + 3])
-        for p in range(whole, end):
-            a += np.float64(values[p])
-        sums[run] = (a + b) + (c + d)
-
-
-@_jit
-def search(values, starts, keys, thresholds, found):  # type: ignore[no-untyped-def]
-    """Position of the first value, at or above each threshold, in its sorted bucket."""
-    for n in range(keys.shape[0]):
-        low, high = starts[keys[n]], starts[keys[n] + 1]
-        while low < high:
-            middle = (low + high) >> 1
-            if values[middle] < thresholds[n]:
-                low = middle + 1
-            else:
-                high = middle
-        found[n] = low
 
 
 # Functions of a tuple of weights, or of what is left of one. Numba compiles them for each length of
@@ -270,7 +190,7 @@ def _finish_line(masses, first, size, logs, sums, real):  # type: ignore[no-unty
     _make_finish_line(masses, first, size, logs, sums, real)(masses, first, size, logs, sums, real)
 
 
-@_unrolled(_finish_line)
+@unrolled(_finish_line)
 def _make_finish_line(masses, first, size, logs, sums, real):  # type: ignore[no-untyped-def]
     kind = np.dtype(str(getattr(real, "dtype", real))).type  # numba gives its type
     integer, bits, root_half, atanh = _FORMATS[kind]
@@ -297,7 +217,7 @@ def _add(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
     return _make_add(table, cell, product, places, strides)(table, cell, product, places, strides)
 
 
-@_unrolled(_add)
+@unrolled(_add)
 def _make_add(table, cell, product, places, strides):  # type: ignore[no-untyped-def]
     if not len(places):
 
@@ -319,7 +239,7 @@ def _contract(table, cell, places, strides):  # type: ignore[no-untyped-def]
     return _make_contract(table, cell, places, strides)(table, cell, places, strides)
 
 
-@_unrolled(_contract)
+@unrolled(_contract)
 def _make_contract(table, cell, places, strides):  # type: ignore[no-untyped-def]
     if not len(places):
         return lambda table, cell, places, strides: (table[np.uint64(cell)],)
@@ -339,7 +259,7 @@ def _mix(low, high, place):  # type: ignore[no-untyped-def]
     return _make_mix(low, high, place)(low, high, place)
 
 
-@_unrolled(_mix)
+@unrolled(_mix)
 def _make_mix(low, high, place):  # type: ignore[no-untyped-def]
     if not len(low):
         return lambda low, high, place: ()
@@ -356,7 +276,7 @@ def _cell_of(cells, first, steps):  # type: ignore[no-untyped-def]
     return _make_cell_of(cells, first, steps)(cells, first, steps)
 
 
-@_unrolled(_cell_of)
+@unrolled(_cell_of)
 def _make_cell_of(cells, first, steps):  # type: ignore[no-untyped-def]
     if not len(steps):
         return lambda cells, first, steps: np.int64(0)
@@ -373,7 +293,7 @@ def _places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
     return _make_places_of(fractions, first, steps)(fractions, first, steps)
 
 
-@_unrolled(_places_of)
+@unrolled(_places_of)
 def _make_places_of(fractions, first, steps):  # type: ignore[no-untyped-def]
     if not len(steps):
         return lambda fractions, first, steps: ()
@@ -395,7 +315,7 @@ def _add_marked(table, cell, product, places, strides, marks):  # type: ignore[n
     )
 
 
-@_unrolled(_add_marked)
+@unrolled(_add_marked)
 def _make_add_marked(table, cell, product, places, strides, marks):  # type: ignore[no-untyped-def]
     if not len(places):
 
@@ -422,7 +342,7 @@ def _weigh(places, corner, one):  # type: ignore[no-untyped-def]
     return _make_weigh(places, corner, one)(places, corner, one)
 
 
-@_unrolled(_weigh)
+@unrolled(_weigh)
 def _make_weigh(places, corner, one):  # type: ignore[no-untyped-def]
     if not len(places):
         return lambda places, corner, one: (one,)
@@ -440,7 +360,7 @@ def _scale(values, factor):  # type: ignore[no-untyped-def]
     return _make_scale(values, factor)(values, factor)
 
 
-@_unrolled(_scale)
+@unrolled(_scale)
 def _make_scale(values, factor):  # type: ignore[no-untyped-def]
     if not len(values):
         return lambda values, factor: ()
@@ -452,7 +372,7 @@ def _increase(array, first, values):  # type: ignore[no-untyped-def]
     return _make_increase(array, first, values)(array, first, values)
 
 
-@_unrolled(_increase)
+@unrolled(_increase)
 def _make_increase(array, first, values):  # type: ignore[no-untyped-def]
     if not len(values):
         return lambda array, first, values: None
@@ -469,7 +389,7 @@ def _load(array, first, steps):  # type: ignore[no-untyped-def]
     return _make_load(array, first, steps)(array, first, steps)
 
 
-@_unrolled(_load)
+@unrolled(_load)
 def _make_load(array, first, steps):  # type: ignore[no-untyped-def]
     if not len(steps):
         return lambda array, first, steps: ()
@@ -481,7 +401,7 @@ def _store(array, first, values):  # type: ignore[no-untyped-def]
     return _make_store(array, first, values)(array, first, values)
 
 
-@_unrolled(_store)
+@unrolled(_store)
 def _make_store(array, first, values):  # type: ignore[no-untyped-def]
     if not len(values):
         return lambda array, first, values: None
@@ -500,7 +420,7 @@ def _write(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped
     )
 
 
-@_unrolled(_write)
+@unrolled(_write)
 def _make_write(cells, fractions, first, inverse, slopes):  # type: ignore[no-untyped-def]
     if not len(slopes):
         return lambda cells, fractions, first, inverse, slopes: None
@@ -515,50 +435,7 @@ def _make_write(cells, fractions, first, inverse, slopes):  # type: ignore[no-un
     return write
 
 
-@_inlined
-def _products(cells, fractions, first, order, num_levels, product):  # type: ignore[no-untyped-def]
-    base = np.int64(0)
-    product[0] = 1.0
-    for j in range(order):
-        base = base * num_levels + cells[first + j]
-        fraction = min(max(np.float64(fractions[first + j]), 0.0), 1.0)
-        for k in range(1 << j):
-            upper = product[k] * fraction
-            product[k + (1 << j)] = upper
-            product[k] *= 1.0 - fraction
-    return base
-
-
-@_inlined
-def _slopes(cells, fractions, first, order, inverse, values, factors):  # type: ignore[no-untyped-def]
-    """Replace the fractions of a tuple by its gradient; `values` begins with its `log2 p`."""
-    begin = 0
-    size = 1 << order
-    for j in range(order - 1, -1, -1):  # contract one factor after the other ...
-        half = size >> 1
-        fraction = min(max(np.float64(fractions[first + j]), 0.0), 1.0)
-        for k in range(half):
-            low = values[begin + k]
-            values[begin + size + k] = low + (values[begin + half + k] - low) * fraction
-        begin += size
-        size = half
-    factors[0] = 1.0
-    for j in range(order):  # ... and back, leaving one factor out at a time
-        half = 1 << j
-        begin -= half << 1
-        raw = np.float64(fractions[first + j])
-        fraction = min(max(raw, 0.0), 1.0)
-        slope = 0.0
-        for k in range(half):
-            factor = factors[k]
-            slope += factor * (values[begin + half + k] - values[begin + k])
-            factors[half + k] = factor * fraction
-            factors[k] = factor * (1.0 - fraction)
-        inside = (raw >= 0.0) & (raw < 1.0)
-        fractions[first + j] = -slope * inverse[cells[first + j]] if inside else 0.0
-
-
-@_jit
+@jit
 def accumulate(  # type: ignore[no-untyped-def]
     weights,
     cells,
@@ -595,7 +472,7 @@ def accumulate(  # type: ignore[no-untyped-def]
             _add(table, cell, one, places, strides)
 
 
-@_fused
+@fused
 def gradient(  # type: ignore[no-untyped-def]
     cells, fractions, begin, end, inverse, steps, strides, logs
 ):
@@ -608,14 +485,14 @@ def gradient(  # type: ignore[no-untyped-def]
         _write(cells, fractions, t * order, inverse, found[1:])
 
 
-@_jit
+@jit
 def count_buckets_of(cells, order, steps, counts):  # type: ignore[no-untyped-def]
     """Add to `counts` the tuples in each bucket, those whose leading weights share their cells."""
     for t in range(cells.shape[0] // order):
         counts[_cell_of(cells, t * order, steps)] += 1
 
 
-@_jit
+@jit
 def sort_tuples(  # type: ignore[no-untyped-def]
     cells, fractions, leading, steps, heads, places, numbers, listed
 ):
@@ -637,7 +514,7 @@ def sort_tuples(  # type: ignore[no-untyped-def]
         numbers[target * size + order] = _cell_of(cells, t * order + lead, steps)
 
 
-@_fused
+@fused
 def rows(  # type: ignore[no-untyped-def]
     places,
     numbers,
@@ -699,7 +576,7 @@ def rows(  # type: ignore[no-untyped-def]
     return sums.sum()
 
 
-@_jit
+@jit
 def spread(  # type: ignore[no-untyped-def]
     cells, fractions, inverse, steps, listed, slopes
 ):
@@ -708,50 +585,3 @@ def spread(  # type: ignore[no-untyped-def]
     for t in range(listed.shape[0]):
         found = _load(slopes, listed[t] * order, steps)
         _write(cells, fractions, t * order, inverse, found)
-
-
-@_jit
-def accumulate_sparse(  # type: ignore[no-untyped-def]
-    cells, fractions, tuples, order, num_levels, offsets, keys, masses, used
-):
-    """Add the corner products of tuples to a table of the cells in use, which grows."""
-    corners = offsets.shape[0]
-    product = np.empty(corners, np.float64)
-    for t in range(tuples):
-        base = _products(cells, fractions, t * order, order, num_levels, product)
-        for k in range(corners):
-            if product[k] == 0:
-                continue
-            slot = _slot(keys, base + offsets[k])
-            if keys[slot] == -1:
-                keys[slot] = base + offsets[k]
-                used += 1
-            masses[slot] += product[k]
-        if 2 * (used + corners) > keys.shape[0]:
-            old_keys, old_masses = keys, masses
-            keys = np.full(2 * old_keys.shape[0], -1, np.int64)
-            masses = np.zeros(2 * old_keys.shape[0], np.float64)
-            for old in range(old_keys.shape[0]):
-                if old_keys[old] != -1:
-                    slot = _slot(keys, old_keys[old])
-                    keys[slot] = old_keys[old]
-                    masses[slot] = old_masses[old]
-    return keys, masses, used
-
-
-@_jit
-def gradient_sparse(  # type: ignore[no-untyped-def]
-    cells, fractions, tuples, order, inverse, num_levels, offsets, keys, logs
-):
-    """`gradient` for a table of the cells in use."""
-    corners = offsets.shape[0]
-    values = np.empty(2 * corners, np.float64)
-    factors = np.empty(corners, np.float64)
-    for t in range(tuples):
-        base = np.int64(0)
-        for j in range(order):
-            base = base * num_levels + cells[t * order + j]
-        for k in range(corners):
-            # a cell that no tuple touches ends in a gap, whose logarithm is the floor
-            values[k] = logs[_slot(keys, base + offsets[k])]
-        _slopes(cells, fractions, t * order, order, inverse, values, factors)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from hemp_lightning.kernels.jit import jit
 from hemp_lightning.kernels.threads import PART, run_jobs
 
 BLOCK = 512
 """Weights that are compared with one level after the other: they stay in the nearest cache."""
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@jit
 def pay(weights, levels, lengths, count, gradient):  # type: ignore[no-untyped-def]
     """Bits of some weights; fills `gradient` with that of the bits over `count`."""
     size = weights.shape[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_lightning.kernels import cpu_loops as loops
+from hemp_lightning.kernels import ordering_loops as loops
 
 MAX_BUCKET_BITS = 16
 PER_BUCKET = 6
