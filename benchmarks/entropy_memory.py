@@ -15,8 +15,7 @@ import torch
 
 import hemp_lightning
 from benchmarks.coder_scaling import peak_above
-from hemp_lightning.entropy import entropy_and_gradients
-from hemp_lightning.kernels import cpu
+from hemp_lightning.entropy import entropy_and_gradients, warm_up
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def main() -> None:
     size, orders = int(arguments.weights), (1, 2, 3, 4)
     weights = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 0.1
     for order in orders:
-        cpu.warm_up(order)
+        warm_up(order)
     print(
         f"{date.today()}, torch {torch.__version__}, hemp_lightning {hemp_lightning.__version__}, "
         f"{size:,} weights, threads: {arguments.threads}\n"
