@@ -11,9 +11,7 @@ float32 weights.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import datetime
-import gc
 import hashlib
 import platform
 import sys
@@ -28,6 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.coders import FileCoder
+from benchmarks.memory import peak_above
 from hemp_lightning import load, save
 from hemp_lightning.coding.context import ContextCoder, warm_up
 from hemp_lightning.coding.context_fast import FastCoder
@@ -58,26 +57,6 @@ def network() -> list[np.ndarray]:
 def indices_of(weights: np.ndarray) -> np.ndarray:
     """The nearest level of each weight."""
     return np.searchsorted((LEVELS[1:] + LEVELS[:-1]) / 2, weights).astype(np.uint8)
-
-
-def peak_above(work: Callable[[], Any]) -> int | None:
-    """Bytes that the process took at most while it worked, above what it held before."""
-    status, refs = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not refs.exists():
-        return None
-
-    def read(key: str) -> int:
-        line = next(x for x in status.read_text().splitlines() if x.startswith(key))
-        return int(line.split()[1]) * 1024
-
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # give back what was freed, so that it counts when taken again
-    refs.write_text("5")  # the peak begins anew
-    before = read("VmRSS")
-    kept = work()
-    peak = read("VmHWM") - before
-    del kept
-    return peak
 
 
 def best_seconds(repeat: int, work: Callable[[], Any]) -> tuple[float, Any]:

@@ -14,7 +14,7 @@ from datetime import date
 import torch
 
 import hemp_lightning
-from benchmarks.coder_scaling import peak_above
+from benchmarks.memory import peak_above
 from hemp_lightning.entropy import entropy_and_gradients, warm_up
 
 

@@ -1,7 +1,7 @@
 """Peak memory and time of `hemp` on a network larger than its memory (Linux).
 
-    python benchmarks/scale.py --tensors 64 --threads 2      # 1 GiB of float32: 64 x 2048 x 2048
-    python benchmarks/scale.py --tensors 2 --side 4096 --levels 256
+    python -m benchmarks.scale --tensors 64 --threads 2      # 1 GiB of float32: 64 x 2048 x 2048
+    python -m benchmarks.scale --tensors 2 --side 4096 --levels 256
 
 Each command runs in a process of its own, first on a network of 8 x 8, so that libraries are there
 and loops compiled; then the kernel's mark of the peak is set back, and the command runs on the
@@ -13,21 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.memory import peak_above, resident
+
 MIB = 2**20
-
-
-def resident(mark: str) -> int:
-    """Bytes in memory: `VmRSS` now, `VmHWM` at most since the mark was set back."""
-    found = re.search(rf"{mark}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return 1024 * int(found[1])
 
 
 def make(path: Path, tensors: int, side: int, unlike: bool) -> None:
@@ -53,20 +47,18 @@ def measure(small: list[str], large: list[str]) -> None:
 
     warm_up()  # the small network may be coded otherwise
     assert cli.main(small) == 0
-    Path("/proc/self/clear_refs").write_text("5")
-    before, begin = resident("VmRSS"), time.perf_counter()
-    assert cli.main(large) == 0
-    took = {
-        "seconds": time.perf_counter() - begin,
-        "peak": resident("VmHWM"),
-        "above": resident("VmHWM") - before,
-    }
+    statuses: list[int] = []
+    begin = time.perf_counter()
+    above = peak_above(lambda: statuses.append(cli.main(large)))
+    seconds = time.perf_counter() - begin
+    assert statuses == [0]
+    took = {"seconds": seconds, "peak": resident("VmHWM"), "above": above}
     print(json.dumps(took))
 
 
 def run(*arguments: object) -> str:
     """Last line of this program in a process of its own."""
-    program = [sys.executable, __file__, *map(str, arguments)]
+    program = [sys.executable, "-m", "benchmarks.scale", *map(str, arguments)]
     lines = subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout
     return lines.splitlines()[-1] if lines else ""
 
