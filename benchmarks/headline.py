@@ -45,7 +45,7 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
     """One network: seeds, runs without the entropy term, NNCodec, published figures."""
     for pattern, label, marker, color in (
         ("results_seed*.json", "HEMP, a seed", "o", "#cc3311"),
-        ("results_lambda0[1-9]_seed*.json", "HEMP, a weaker lambda", "o", "#ee9988"),
+        ("results_lambda0[1-9]_*seed*.json", "HEMP, a weaker lambda", "o", "#ee9988"),
         ("results_lambda0_*seed*.json", "without the entropy term", "s", "#4477aa"),
         ("nncodec_float*.json", "NNCodec on our float network", "v", "#228833"),
         ("nncodec_longfloat*.json", "NNCodec on a float network trained longer", "^", "#ccbb44"),
