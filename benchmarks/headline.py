@@ -42,7 +42,7 @@ def read(folder: Path, pattern: str) -> list[dict[str, Any]]:
 
 
 def draw(axes: Axes, name: str, folder: Path) -> None:
-    """One network: seeds, runs without the entropy term, NNCodec, published figures."""
+    """One network: HEMP, runs without the entropy term, NNCodec, published figures."""
     for pattern, label, marker, color in (
         ("results_seed*.json", "HEMP, a seed", "o", "#cc3311"),
         ("results_lambda0[1-9]_*seed*.json", "HEMP, a weaker lambda", "o", "#ee9988"),
