@@ -108,11 +108,13 @@ def read_section(
         group = [r for r in same if r.num_entries]
         start = reader.offset
         ends = np.cumsum([r.num_entries * storage.held.itemsize // storage.word for r in group])
+        weights = ends
         if storage == STEPS:
-            words = read_steps(reader, [r.num_entries for r in group])
+            words, bits = read_steps(reader, [r.num_entries for r in group])
+            weights = np.cumsum(bits)
         else:
             words = read_block(reader, int(ends[-1]), storage, keeps_words=keeps_entries)
-        shares = _shares(reader.offset - start, ends)
+        shares = _shares(reader.offset - start, weights)
         for record, part, size in zip(group, np.split(words, ends[:-1]), shares, strict=True):
             contents[record.name] = Content(record, part, size=size)
     reader.end("the section")
@@ -146,6 +148,6 @@ def _storages(records: list[Record]) -> list[Storage]:
 
 
 def _shares(size: int, ends: np.ndarray) -> list[int]:
-    """`size` whole bytes, split like the differences of `ends`."""
+    """`size` whole bytes, split like the differences of `ends`, whole numbers."""
     whole = [end * size // int(ends[-1]) for end in ends.tolist()]
     return [end - start for start, end in zip([0, *whole], whole, strict=False)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.coding import get_coder
-from hemp_lightning.coding.base import MAX_LEVELS
+from hemp_lightning.coding.base import MAX_LEVELS, tally
 from hemp_lightning.coding.integers import (
     BitReader,
     ByteReader,
@@ -139,12 +139,16 @@ def write_steps(tensors: list[np.ndarray]) -> bytes:
     return b"".join(parts)
 
 
-def read_steps(reader: ByteReader, counts: list[int]) -> np.ndarray:
-    """The words of a block, uint32, one tensor after the other.
+def read_steps(reader: ByteReader, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The words of a block, uint32, one tensor after the other, and what share each has in it.
 
     Args:
         reader: At the beginning of the block.
         counts: Entries of each tensor, at least 1.
+
+    Returns:
+        The words, and of each tensor the bits of its entries by their frequencies in the block,
+        int64, at least 1: a constant takes less of the block than as many different numbers.
 
     Raises:
         HempFileError: If there is no such block.
@@ -185,7 +189,14 @@ def read_steps(reader: ByteReader, counts: list[int]) -> np.ndarray:
         raise HempFileError(None, start, "finite entries on steps", "others")
     multiples = np.ldexp(whole[~digits].astype(np.float64), shift[~digits].astype(np.int32))
     words[~digits] = multiples.astype(np.float32).view(np.uint32)
-    return words.astype(np.uint32)
+    return words.astype(np.uint32), _bits(indices, counts)
+
+
+def _bits(indices: np.ndarray, counts: list[int]) -> np.ndarray:
+    frequencies = tally(indices, int(indices.max()) + 1)
+    lengths = np.log2(len(indices)) - np.log2(frequencies[indices])
+    starts = np.cumsum([0, *counts[:-1]])
+    return np.rint(np.add.reduceat(lengths, starts)).astype(np.int64) + 1  # its form is a bit
 
 
 def _centre(whole: np.ndarray) -> float | int:

@@ -25,7 +25,7 @@ def words(entries):
 
 def round_trip(tensors):
     reader = ByteReader(write_steps(tensors))
-    found = read_steps(reader, [len(tensor) for tensor in tensors])
+    found, _ = read_steps(reader, [len(tensor) for tensor in tensors])
     reader.end("the block")
     return found
 
@@ -146,11 +146,20 @@ def test_broken_blocks(data, message):
     assert message in str(error.value)
 
 
+def test_share_of_a_block_by_hand():
+    # To the medians 0 and 2: 0 five times in eight, three others once each. With a bit for the
+    # form, 4 log2(8/5) = 2.7 and 3 log2(8) + log2(8/5) = 9.7.
+    block = write_steps([words([0, 0, 0, 0]), words([0, 1, 2, 3])])
+    _, bits = read_steps(ByteReader(block), [4, 4])
+    assert bits.tolist() == [3 + 1, 10 + 1]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=40), st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_hostile_blocks_are_finite_or_refused(data, counts):
     try:
-        found = read_steps(ByteReader(data), counts)
+        found, bits = read_steps(ByteReader(data), counts)
     except HempFileError:
         return
     assert len(found) == sum(counts) and np.isfinite(found.view(np.float32)).all()
+    assert len(bits) == len(counts) and bits.min() >= 1
