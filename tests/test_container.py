@@ -189,6 +189,14 @@ def test_summary_counts_everything_once(tmp_path):
     assert again.entropy_bits_per_weight == pytest.approx(summary.entropy_bits_per_weight)
 
 
+def test_zeros_take_fewer_bytes_than_the_numbers_beside_them(tmp_path):
+    state = {"mean": torch.zeros(200), "variance": torch.rand(200) + 1}
+    summary = save(tmp_path / "norm.hemp", state)
+    mean, variance = (tensor.bytes for tensor in summary.tensors)
+    assert 0 < 4 * mean < variance  # a bit and seven or eight each
+    assert 18 < summary.file_bytes - mean - variance < 60  # header, directory and checksums
+
+
 def test_summary_by_hand(tmp_path):
     """Pairs run down the columns, where both tensors alternate: no bits at order 2."""
     down = torch.tensor([[0.0], [1.0]]).expand(2, 6).repeat(3, 1)  # (6, 6): rows 0, 1, 0, 1 ...

@@ -108,13 +108,13 @@ def read_section(
         group = [r for r in same if r.num_entries]
         start = reader.offset
         ends = np.cumsum([r.num_entries * storage.held.itemsize // storage.word for r in group])
-        weights = ends
+        coded_ends = ends
         if storage == STEPS:
             words, bits = read_steps(reader, [r.num_entries for r in group])
-            weights = np.cumsum(bits)
+            coded_ends = np.cumsum(bits)
         else:
             words = read_block(reader, int(ends[-1]), storage, keeps_words=keeps_entries)
-        shares = _shares(reader.offset - start, weights)
+        shares = _shares(reader.offset - start, coded_ends)
         for record, part, size in zip(group, np.split(words, ends[:-1]), shares, strict=True):
             contents[record.name] = Content(record, part, size=size)
     reader.end("the section")
