@@ -66,8 +66,7 @@ def draw(axes: Axes, name: str, folder: Path) -> None:
         axes.plot(count, accuracy, "k*", markersize=9, label="published")
         place = (0, -12 if number % 2 else 6)  # labels of neighbours above and below in turn
         axes.annotate(label, (count, accuracy), place, textcoords="offset points", fontsize=7)
-    bottom = max(axes.get_ylim()[0], floating - 1.5)
-    axes.set_ylim(bottom, axes.get_ylim()[1])  # points below are not shown
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], floating - 1.5))  # points below are not shown
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(low / 1.3, high * 1.8)
