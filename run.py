@@ -18,9 +18,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from hemp_lightning.command import USER_ERRORS, exit_with, one_line, run_cleanly, wants_tracebacks
-from hemp_lightning.experiment import execute, finished, prepare
-from hemp_lightning.results import print_table, write_results
+from hemp_lightning.suite.error_reporting import (
+    USER_ERRORS,
+    exit_with,
+    one_line,
+    run_cleanly,
+    wants_tracebacks,
+)
+from hemp_lightning.suite.experiment import execute, finished, prepare
+from hemp_lightning.suite.results import print_table, write_results
 
 log = logging.getLogger("run")
 

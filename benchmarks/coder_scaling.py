@@ -28,8 +28,8 @@ import torch
 from benchmarks.coders import FileCoder
 from benchmarks.memory import peak_above
 from hemp_lightning import load, save
-from hemp_lightning.coding.context import ContextCoder, warm_up
-from hemp_lightning.coding.context_fast import FastCoder
+from hemp_lightning.coding.context.coder import ContextCoder, warm_up
+from hemp_lightning.coding.context.fast_coder import FastCoder
 
 NUM_LEVELS = 16
 LEVELS = np.linspace(-2, 2, NUM_LEVELS)

@@ -26,9 +26,9 @@ import torch
 
 from benchmarks.index_sets import IndexSet, index_sets
 from hemp_lightning.coding import coder_by_id, get_coder
-from hemp_lightning.coding.context import warm_up
-from hemp_lightning.entropy import index_entropy
-from hemp_lightning.layout.encode import Options
+from hemp_lightning.coding.context.coder import warm_up
+from hemp_lightning.entropy.formula import index_entropy
+from hemp_lightning.file.encode import Options
 
 OURS = ("file", "context", "fast", "tuples 1", "tuples 2", "tuples 3", "lzma", "bz2")
 TOLERANCE = 1.01  # of the smallest other coder, on each set

@@ -28,12 +28,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import hemp_lightning
 from hemp_lightning import HEMPCallback
-from hemp_lightning.codebook import Codebook
-from hemp_lightning.entropy import entropy_and_gradients
-from hemp_lightning.models import build
-from hemp_lightning.quantizers import LloydMaxQuantizer
-from hemp_lightning.rates import RATE_MODELS, _plain, context_lengths, rate_and_gradients
-from hemp_lightning.selection import select_tensors
+from hemp_lightning.entropy.context_lengths import (
+    RATE_MODELS,
+    _plain,
+    context_lengths,
+    rate_and_gradients,
+)
+from hemp_lightning.entropy.formula import entropy_and_gradients
+from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.quantization.quantizers import LloydMaxQuantizer
+from hemp_lightning.quantization.selection import select_tensors
+from hemp_lightning.suite.models import build
 
 MOST_PRODUCTS = 1 << 28
 """Soft assignments that the brute force may hold at a time; it needs several times their memory."""

@@ -15,7 +15,7 @@ import torch
 
 import hemp_lightning
 from benchmarks.memory import peak_above
-from hemp_lightning.entropy import entropy_and_gradients, warm_up
+from hemp_lightning.entropy.formula import entropy_and_gradients, warm_up
 
 
 def main() -> None:

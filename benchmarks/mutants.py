@@ -1,7 +1,7 @@
 """Mutation testing of one module: change it in one place, run its tests, see whether they notice.
 
-    python benchmarks/mutants.py hemp_lightning/entropy.py tests/test_entropy.py
-    python benchmarks/mutants.py hemp_lightning/layout/norms.py tests/layout/test_norms.py
+    python benchmarks/mutants.py hemp_lightning/entropy/formula.py tests/entropy/test_formula.py
+    python benchmarks/mutants.py hemp_lightning/file/tolerances.py tests/file/test_tolerances.py
 
 mutmut and cosmic-ray rewrite files and start Python and torch anew for each mutant, which takes
 several seconds here. This program loads the libraries once and forks: the child imports the

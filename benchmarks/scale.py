@@ -28,7 +28,7 @@ def make(path: Path, tensors: int, side: int, unlike: bool) -> None:
     """A checkpoint, tensor by tensor; with `unlike` rows, which the context coder learns."""
     import torch
 
-    from hemp_lightning.safetensors_files import SafetensorsWriter
+    from hemp_lightning.file.safetensors_files import SafetensorsWriter
 
     names = [f"layers.{i}.weight" for i in range(tensors)]
     shapes = dict.fromkeys(names, (torch.float32, (side, side)))
@@ -43,7 +43,7 @@ def make(path: Path, tensors: int, side: int, unlike: bool) -> None:
 def measure(small: list[str], large: list[str]) -> None:
     """Run a command on both networks; print what it took as the last line."""
     from hemp_lightning import cli
-    from hemp_lightning.coding.context import warm_up
+    from hemp_lightning.coding.context.coder import warm_up
 
     warm_up()  # the small network may be coded otherwise
     assert cli.main(small) == 0

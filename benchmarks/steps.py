@@ -17,9 +17,9 @@ from unittest import mock
 import torch
 
 from hemp_lightning import load_into, save
-from hemp_lightning.datasets import ImageFolder
-from hemp_lightning.layout import steps
-from hemp_lightning.models import build, load_checkpoint
+from hemp_lightning.file.format import steps
+from hemp_lightning.suite.datasets import ImageFolder
+from hemp_lightning.suite.models import build, load_checkpoint
 
 HELD = (("float32", 0), ("float16", 0), ("steps", 8), ("steps", 16), ("steps", 32), ("steps", 64))
 

@@ -7,8 +7,8 @@
 
 from typing import Any
 
-from hemp_lightning.container import load, load_into, save
 from hemp_lightning.errors import HempFileError
+from hemp_lightning.file.container import load, load_into, save
 from hemp_lightning.version import __version__
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Reading a file does not wait for Lightning to be imported.
     if name in ("FileOptions", "HEMPCallback"):
-        from hemp_lightning import callback
+        from hemp_lightning.training import callback
 
         return getattr(callback, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,14 +12,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from hemp_lightning.checkpoints import CheckpointError, decompress, scan_checkpoint
 from hemp_lightning.coding import CODERS
-from hemp_lightning.container import inspect, save, verify
 from hemp_lightning.errors import HempFileError
-from hemp_lightning.layout.storages import FLOAT_DTYPES
-from hemp_lightning.quantizers import QUANTIZERS
-from hemp_lightning.scans import SCANS
-from hemp_lightning.summary import Summary
+from hemp_lightning.file.checkpoints import CheckpointError, decompress, scan_checkpoint
+from hemp_lightning.file.container import inspect, save, verify
+from hemp_lightning.file.format.storages import FLOAT_DTYPES
+from hemp_lightning.file.summary import Summary
+from hemp_lightning.ground.scan_order import SCANS
+from hemp_lightning.quantization.quantizers import QUANTIZERS
 from hemp_lightning.version import __version__
 
 BROKEN, MISUSED, INTERRUPTED = 1, 2, 130
@@ -111,7 +111,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _report(arguments: list[str]) -> int:
     """Tables and plots from run folders; what they need is only imported here."""
     try:
-        report = importlib.import_module("hemp_lightning.report")
+        report = importlib.import_module("hemp_lightning.suite.report")
     except ModuleNotFoundError as error:
         return _complain(
             f"`hemp report` needs the package {error.name!r}; install hemp-lightning[suite]",

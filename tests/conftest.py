@@ -5,22 +5,23 @@ from __future__ import annotations
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from hemp_lightning.coding import (
-    context_fast_kernel,
-    context_kernel,
-    context_range,
-    context_tables,
+from hemp_lightning.coding.context import (
+    counter_loop,
+    mixing_loop,
+    model_tables,
+    range_coder,
 )
-from hemp_lightning.kernels import cpu, cpu_loops, lengths, ordering_loops, sparse_loops
+from hemp_lightning.entropy import cpu, cpu_loops, lengths, sparse_loops
+from hemp_lightning.quantization import sorted_weights_loops
 
 MODULES = (
-    context_fast_kernel,
-    context_kernel,
-    context_range,
-    context_tables,
+    counter_loop,
+    mixing_loop,
+    range_coder,
+    model_tables,
     cpu_loops,
     lengths,
-    ordering_loops,
+    sorted_weights_loops,
     sparse_loops,
 )
 

@@ -12,11 +12,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hemp_lightning import cli, load, safetensors_files, save
-from hemp_lightning.checkpoints import scan_checkpoint
-from hemp_lightning.container import inspect
-from hemp_lightning.layout.entries import Deferred
-from hemp_lightning.layout.storages import EXACT
+from hemp_lightning import cli, load, save
+from hemp_lightning.file import safetensors_files
+from hemp_lightning.file.checkpoints import scan_checkpoint
+from hemp_lightning.file.container import inspect
+from hemp_lightning.file.format.storages import EXACT
+from hemp_lightning.file.state import Deferred
 
 
 def hemp(capsys, *arguments):

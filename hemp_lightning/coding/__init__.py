@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, NamedTuple
 
-from hemp_lightning.coding.base import Coder
+from hemp_lightning.coding.coder import Coder
 from hemp_lightning.errors import HempFileError
 
 __all__ = ["CODERS", "Coder", "coder_by_id", "get_coder"]
@@ -20,13 +20,13 @@ class _Entry(NamedTuple):
 
 
 CODERS = {
-    "raw": _Entry(0, "general", "RawCoder"),
-    "tuples": _Entry(1, "tuples", "TuplesCoder"),
-    "context": _Entry(2, "context", "ContextCoder"),
-    "lzma": _Entry(3, "general", "LzmaCoder"),
-    "bz2": _Entry(4, "general", "Bz2Coder"),
-    "zlib": _Entry(5, "general", "ZlibCoder"),
-    "fast": _Entry(6, "context_fast", "FastCoder"),
+    "raw": _Entry(0, "compressors", "RawCoder"),
+    "tuples": _Entry(1, "tuples.coder", "TuplesCoder"),
+    "context": _Entry(2, "context.coder", "ContextCoder"),
+    "lzma": _Entry(3, "compressors", "LzmaCoder"),
+    "bz2": _Entry(4, "compressors", "Bz2Coder"),
+    "zlib": _Entry(5, "compressors", "ZlibCoder"),
+    "fast": _Entry(6, "context.fast_coder", "FastCoder"),
 }
 """Coders by name, each with the number that stands for it in a file and never changes."""
 

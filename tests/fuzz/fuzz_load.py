@@ -23,16 +23,20 @@ os.environ["NUMBA_DISABLE_JIT"] = "1"
 import atheris
 
 with atheris.instrument_imports(include=["hemp_lightning"]):
-    from hemp_lightning.coding import base, context, context_fast, general, tuples
-    from hemp_lightning.container import decoded
+    from hemp_lightning.coding import coder as base
+    from hemp_lightning.coding import compressors as general
+    from hemp_lightning.coding.context import coder as context
+    from hemp_lightning.coding.context import fast_coder as context_fast
+    from hemp_lightning.coding.tuples import coder as tuples
     from hemp_lightning.errors import HempFileError
-    from hemp_lightning.layout.files import HempFile
+    from hemp_lightning.file.container import decoded
+    from hemp_lightning.file.format.files import HempFile
 
 LOADED = (base, context, context_fast, general, tuples)  # coders are imported on first use
 MAX_BYTES = 2**14  # plain Python decodes about 20,000 weights a second
 
 _spec = importlib.util.spec_from_file_location(
-    "test_mutations", Path(__file__).parents[1] / "test_mutations.py"
+    "test_mutations", Path(__file__).parents[1] / "file" / "test_mutations.py"
 )
 test_mutations = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(test_mutations)

@@ -1,0 +1,1 @@
+"""The coders that learn while they code."""

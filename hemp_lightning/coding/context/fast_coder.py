@@ -1,0 +1,25 @@
+"""The fast coder: the decisions of the context coder, each predicted by one counter."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from hemp_lightning.coding.context.coder import ContextCoder
+from hemp_lightning.coding.context.counter_loop import code_fast
+
+
+class FastCoder(ContextCoder):
+    """Adaptive contexts without mixing: larger files than `ContextCoder` by a few percent, sooner.
+
+    Example:
+        >>> import numpy as np
+        >>> indices = np.zeros((64, 64), np.uint8)
+        >>> indices[5, ::7] = 2
+        >>> data = FastCoder().encode(indices, num_levels=3)
+        >>> len(data), bool((FastCoder().decode(data, (64, 64), 3) == indices).all())
+        (13, True)
+    """
+
+    name: ClassVar[str] = "fast"
+    _code = staticmethod(code_fast)
+    _has_flags = False

@@ -1,0 +1,1 @@
+"""The coder of tuples, after a table of how often each occurs."""

@@ -1,0 +1,1 @@
+"""What is the rate? The entropy of quantized weights, and its gradient."""

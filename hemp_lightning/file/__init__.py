@@ -1,0 +1,1 @@
+"""What is a file? Writing, reading and checking whole networks."""

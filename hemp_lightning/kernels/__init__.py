@@ -1,1 +1,0 @@
-"""Compiled loops behind `hemp_lightning.entropy`: the same numbers, faster."""

@@ -1,0 +1,1 @@
+"""What do we compare, on what? Experiments of models, datasets and methods."""

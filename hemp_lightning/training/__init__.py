@@ -1,0 +1,1 @@
+"""How do we train? The callback and its parts."""

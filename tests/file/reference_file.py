@@ -1,0 +1,329 @@
+"""A second reader of `.hemp` files, after FORMAT.md: plain Python, nothing of the package.
+
+Slow, trusting and short; the tests hold it against the real one.
+"""
+
+from __future__ import annotations
+
+import bz2
+import importlib.util
+import itertools
+import lzma
+import math
+import struct
+import zlib
+from pathlib import Path
+
+WORDS = (
+    ".weight .bias .running_mean .running_var .num_batches_tracked conv .conv layer .bn features. "
+    "classifier .downsample. shortcut linear fc norm attn self_attn mlp layers. blocks. block "
+    "encoder decoder embed proj in_proj_weight in_proj_bias network. model. head"
+).split()
+# storage: (dtype, bytes of an entry, bytes of a word)
+STORAGES = {
+    0: ("float32", 4, 4), 1: ("float32 as float16", 2, 2), 2: ("float16", 2, 2),
+    3: ("bfloat16", 2, 2), 4: ("float64", 8, 8), 5: ("int8", 1, 1), 6: ("int16", 2, 2),
+    7: ("int32", 4, 4), 8: ("int64", 8, 8), 9: ("uint8", 1, 1), 10: ("bool", 1, 1),
+    11: ("complex64", 8, 4), 12: ("complex128", 16, 8), 13: ("complex32", 4, 2),
+    14: ("uint16", 2, 2), 15: ("uint32", 4, 4), 16: ("uint64", 8, 8),
+    17: ("float8_e4m3fn", 1, 1), 18: ("float8_e5m2", 1, 1), 19: ("float32 as bfloat16", 2, 2),
+    20: ("float32 as steps", 4, 4),
+}  # fmt: skip
+
+
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = data, 0
+
+    def take(self, size):
+        self.at += size
+        assert self.at <= len(self.data)
+        return self.data[self.at - size : self.at]
+
+    def byte(self):
+        return self.take(1)[0]
+
+    def varint(self):
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    def bits(self):
+        for position in itertools.count(8 * self.at):
+            self.at = position // 8 + 1
+            yield self.data[position // 8] >> position % 8 & 1
+
+
+def fixed(bits, width):
+    return sum(next(bits) << place for place in range(width))
+
+
+def golomb(bits, count, k):
+    zeros = []
+    for _ in range(count):
+        zeros.append(0)
+        while not next(bits):
+            zeros[-1] += 1
+    return [((1 << z) - 1 << k) + fixed(bits, z + k) for z in zeros]
+
+
+def unfold(value):
+    return -(value // 2) - 1 if value % 2 else value // 2
+
+
+def read_file(data):
+    """name -> (dtype, shape, words); of quantized tensors float32 words, of aliases a name."""
+    magic, version, flags, size, checksum = struct.unpack("<4sBBII", data[:14])
+    assert magic == b"HEMP" and version in (1, 2) and flags in (0, 1)
+    assert zlib.crc32(data[:10] + data[14 : 14 + size]) == checksum
+    directory = Reader(data[14 : 14 + size])
+    if flags:
+        length = directory.varint()
+        directory = Reader(zlib.decompress(directory.data[directory.at :], -15))
+        assert len(directory.data) == length
+    records, sections = read_directory(directory)
+    tensors, at = {}, 14 + size
+    for number, length in enumerate(sections):
+        section = data[at : at + length]
+        assert zlib.crc32(section) == struct.unpack("<I", data[at + length : at + length + 4])[0]
+        tensors |= read_section(Reader(section), [r for r in records if r.get("in") == number])
+        at += length + 4
+    assert at == len(data)
+    return {
+        r["name"]: records[r["alias"]]["name"] if "alias" in r else tensors[r["name"]]
+        for r in records
+    }
+
+
+def read_directory(reader):
+    records, short, section = [], b"", -1
+    for _ in range(reader.varint()):
+        sizes = reader.byte()
+        shared = sizes >> 4 if sizes >> 4 < 15 else 15 + reader.varint()
+        own = sizes & 15 if sizes & 15 < 15 else 15 + reader.varint()
+        short = short[:shared] + reader.take(own)
+        name, parts = b"", iter(short)
+        for code in parts:
+            if code == 0:
+                name += bytes([next(parts)])
+            else:
+                name += WORDS[code - 1].encode() if code < 32 else bytes([code])
+        record = {"name": name.decode()}
+        records.append(record)
+        tag = reader.byte()
+        kind, ndim = tag & 3, tag >> 2 & 7
+        if kind == 2:
+            record["alias"] = reader.varint()
+            continue
+        section += tag >> 6 & 1
+        storage = reader.byte() if tag & 32 else kind  # float32, or float32 as float16
+        if ndim == 7:
+            ndim += reader.varint()
+        record |= {"in": section, "kind": kind, "storage": storage, "wide": tag >> 7}
+        record["shape"] = tuple(reader.varint() for _ in range(ndim))
+        if kind == 0:
+            record["levels"], record["size"] = reader.varint(), 0
+            if record["levels"] > 1:
+                record["coder"], record["size"] = reader.byte(), reader.varint()
+    sizes = [reader.varint() for _ in range(section + 1)]
+    assert reader.at == len(reader.data)
+    return records, sizes
+
+
+def read_section(reader, records):
+    tensors = {}
+    quantized = [r for r in records if r["kind"] == 0]
+    narrow = [r for r in quantized if not r["wide"]]
+    if narrow:
+        parameters = reader.byte()
+        values = golomb(reader.bits(), sum(r["levels"] for r in narrow), parameters & 15)
+        for record in narrow:
+            own, values = values[: record["levels"]], values[record["levels"] :]
+            ordinals = itertools.accumulate([unfold(own[0]), *(gap + 1 for gap in own[1:])])
+            record["values"] = []
+            for ordinal in (o << (parameters >> 4) for o in ordinals):
+                half = abs(ordinal) | (0x8000 if ordinal < 0 else 0)
+                record["values"] += struct.unpack("<e", struct.pack("<H", half))
+    for record in quantized:
+        if record["wide"]:
+            record["values"] = struct.unpack(
+                f"<{record['levels']}f", reader.take(4 * record["levels"])
+            )
+    for record in quantized:
+        payload, count = reader.take(record["size"]), math.prod(record["shape"])
+        indices = [0] * count
+        if record["levels"] > 1:
+            indices = decode(record["coder"], payload, record["shape"], record["levels"])
+        words = struct.pack(f"<{count}f", *(record["values"][i] for i in indices))
+        dtype = STORAGES[record["storage"]][0]
+        tensors[record["name"]] = (dtype, record["shape"], struct.unpack(f"<{count}I", words))
+    plain = [r for r in records if r["kind"] == 1]
+    for storage in dict.fromkeys(r["storage"] for r in plain if 0 not in r["shape"]):
+        dtype, entry, word = STORAGES[storage]
+        group = [r for r in plain if r["storage"] == storage]
+        counts = [math.prod(r["shape"]) * entry // word for r in group]
+        group, counts = zip(*[(r, c) for r, c in zip(group, counts, strict=True) if c], strict=True)
+        if storage == 20:
+            words = read_steps(reader, counts)
+        else:
+            words = read_block(reader, sum(counts), word)
+        for record, count in zip(group, counts, strict=True):
+            tensors[record["name"]] = (dtype, record["shape"], tuple(words[:count]))
+            words = words[count:]
+    for record in plain:
+        if 0 in record["shape"]:
+            tensors[record["name"]] = (STORAGES[record["storage"]][0], record["shape"], ())
+    assert reader.at == len(reader.data)
+    return tensors
+
+
+def read_steps(reader, counts):
+    bits = reader.bits()
+    forms = [next(bits) for _ in counts]
+    steps, centres = [0] * len(forms), [0] * len(forms)
+    for form in (0, 1):
+        chosen = [i for i, other in enumerate(forms) if other == form]
+        for numbers in (steps, centres) if chosen else ():
+            k = reader.byte()
+            changes = map(unfold, golomb(reader.bits(), len(chosen), k))
+            for i, number in zip(chosen, itertools.accumulate(changes), strict=True):
+                numbers[i] = number
+    low, num_levels = reader.varint(), reader.varint() + 1
+    payload = reader.take(reader.varint())
+    indices = [0] * sum(counts)
+    if num_levels > 1:
+        indices = decode(2, payload, (sum(counts),), num_levels)
+    places, words = iter(indices), []
+    for form, step, centre, count in zip(forms, steps, centres, counts, strict=True):
+        for number in (centre + next(places) - low for _ in range(count)):
+            multiple = struct.pack("<f", number * 2.0**step) if form == 0 else None
+            words.append(struct.unpack("<I", multiple)[0] if multiple else number << step)
+    return words
+
+
+def read_block(reader, count, word):
+    method = reader.byte()
+    if method == 0:
+        data = reader.take(count * word)
+    elif method == 1:
+        planes = []
+        for _ in range(word):
+            coder = reader.byte()
+            size = count if coder == 0 else reader.varint()
+            planes.append(decode(coder, reader.take(size), (count,), 256))
+        data = bytes(itertools.chain(*zip(*planes, strict=True)))
+    else:
+        steps = map(unfold, golomb(reader.bits(), count, reader.byte()))
+        return [value % 256**word for value in itertools.accumulate(steps)]
+    return [int.from_bytes(data[i : i + word], "little") for i in range(0, len(data), word)]
+
+
+def decode(coder, payload, shape, num_levels):
+    count, width = math.prod(shape), 1 if num_levels <= 256 else 2
+    if coder == 0:
+        bits = Reader(payload).bits()
+        return [fixed(bits, (num_levels - 1).bit_length()) for _ in range(count)]
+    if coder == 1:
+        return decode_tuples(Reader(payload), shape, num_levels)
+    if coder in (2, 6):
+        return context_reference().decode(payload, shape, num_levels, fast=coder == 6)
+    dictionary = min(max(1 << (count * width - 1).bit_length(), 2**12), 2**26)
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": dictionary}]
+    data = {
+        3: lambda: lzma.decompress(payload, lzma.FORMAT_RAW, filters=filters),
+        4: lambda: bz2.decompress(payload),
+        5: lambda: zlib.decompress(payload, -15),
+    }[coder]()
+    return [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
+
+
+def decode_tuples(reader, shape, num_levels):
+    options, count = reader.varint(), math.prod(shape)
+    order, scan = options // 4 + 1, options % 4
+    tuples, width = count // order, (num_levels - 1).bit_length()
+    bits = reader.bits() if count % order else None
+    rest = [fixed(bits, width) for _ in range(count % order)]
+    flat = []
+    if tuples:
+        cells, weights, escape = read_table(reader)
+        levels, spelled, _ = read_table(reader) if escape else ([], [], False)
+        words = reader.take(len(reader.data) - reader.at)
+        words += bytes(-len(words) % 4)
+        stack = [int.from_bytes(words[i : i + 4], "little") for i in range(0, len(words), 4)]
+        state = 0
+        while stack and state < 2**32:
+            state = state << 32 | stack.pop()
+
+        def symbols(weights, size):
+            nonlocal state
+            found = []
+            for _ in range(size):
+                symbol = left = 0
+                if len(weights) > 1:
+                    quantile = state & (2**24 - 1)
+                    while quantile >= left + weights[symbol]:
+                        left += weights[symbol]
+                        symbol += 1
+                    state = (state >> 24) * weights[symbol] + quantile - left
+                    if state < 2**32 and stack:
+                        state = state << 32 | stack.pop()
+                found.append(symbol)
+            return found
+
+        listed = symbols(weights, tuples)
+        rare = iter(symbols(spelled, order * sum(escape and s == 0 for s in listed)))
+        for symbol in listed:
+            if escape and symbol == 0:
+                flat += [levels[next(rare)] for _ in range(order)]
+            else:
+                cell = cells[symbol - escape]
+                flat += [cell // num_levels**p % num_levels for p in reversed(range(order))]
+        assert state == 0 and not stack
+    flat += rest
+    inner = tuple(range(2, len(shape)))
+    axes = [(0, 1, *inner), (1, 0, *inner), (0, *inner, 1), (1, *inner, 0)][scan]
+    axes = axes if len(shape) > 1 else range(len(shape))
+    indices = [0] * count
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    positions = itertools.product(*(range(shape[axis]) for axis in axes))
+    for value, position in zip(flat, positions, strict=True):
+        indices[sum(p * strides[axis] for p, axis in zip(position, axes, strict=True))] = value
+    return indices
+
+
+def read_table(reader):
+    """Cells, weights of all symbols, and whether the first of them is the escape."""
+    size, parameters = reader.varint(), reader.byte()
+    bits = reader.bits()
+    gaps = golomb(bits, size, parameters & 31)
+    codes = golomb(bits, size + 1, parameters >> 5)
+    cells = [gap + i for i, gap in enumerate(itertools.accumulate(gaps))]
+    counts = [middle(code + (i > 0)) for i, code in enumerate(codes)]
+    escape = counts[0] > 0
+    counts = counts if escape else counts[1:]
+    weights = [1 + c * (2**24 - len(counts)) // sum(counts) for c in counts]
+    weights[counts.index(max(counts))] += 2**24 - sum(weights)
+    return cells, weights, escape
+
+
+def middle(code):
+    """The count that a code stands for."""
+    first = 1
+    for digits in itertools.count(1):
+        kept = max(digits - 3, 0) // 2
+        shift = digits - 1 - kept
+        if code < first + (1 << kept):
+            return ((code - first + (1 << kept)) << shift) + (1 << shift) // 2 if code else 0
+        first += 1 << kept
+
+
+def context_reference():
+    path = Path(__file__).parents[1] / "coding" / "context" / "reference_context.py"
+    spec = importlib.util.spec_from_file_location("reference_context", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,510 @@
+"""Save and load: nothing lost, nothing let in, nothing half-written."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hemp_lightning import HempFileError, load, load_into, save
+from hemp_lightning.coding import CODERS
+from hemp_lightning.coding.tuples.coder import TuplesCoder
+from hemp_lightning.file import container
+from hemp_lightning.file.container import inspect, verify
+from hemp_lightning.file.format import files
+from hemp_lightning.file.format.steps import round_to_steps
+from hemp_lightning.file.format.storages import EXACT
+from hemp_lightning.file.state import read_entries
+from hemp_lightning.file.tolerances import Norms
+from hemp_lightning.quantization.quantizers import Codebook, LloydMaxQuantizer, UniformQuantizer
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(7)
+
+
+def same(found, wanted):
+    """Equal in dtype, shape and every bit."""
+    wanted = wanted.detach().resolve_conj().contiguous()
+    return (
+        found.dtype == wanted.dtype
+        and found.shape == wanted.shape
+        and found.reshape(-1).view(torch.uint8).tolist()
+        == wanted.reshape(-1).view(torch.uint8).tolist()
+    )
+
+
+class Odd(nn.Module):
+    """Transposed, grouped, tied, empty, scalar, integer, complex, dots and Unicode in names."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(4, 6, 3, groups=2)
+        self.norm = nn.BatchNorm2d(6)
+        self.embedding = nn.Embedding(11, 5)
+        self.output = nn.Linear(5, 11)
+        self.output.weight = self.embedding.weight
+        self.parts = nn.ModuleDict({"größe": nn.Linear(3, 3), "层\n": nn.Conv3d(1, 2, 2)})
+        self.temperature = nn.Parameter(torch.tensor(0.7))
+        self.nothing = nn.Parameter(torch.empty(0, 4))
+        self.precise = nn.Parameter(torch.randn(3, dtype=torch.float64))
+        self.register_buffer("mask", torch.rand(5, 5) > 0.5)
+        self.register_buffer("steps", torch.tensor([3, -7, 2**40]))
+        self.register_buffer("phase", torch.randn(4, dtype=torch.complex64))
+        self.register_buffer("short", torch.randn(3).half())
+        self.register_buffer("attention", torch.full((2, 2), -math.inf).triu(1))
+
+
+def test_a_network_with_everything_comes_back(tmp_path):
+    model = Odd()
+    summary = save(tmp_path / "odd.hemp", model, num_levels=5)
+    state, found = model.state_dict(), load(tmp_path / "odd.hemp")
+    assert list(found) == list(state)
+    quantized = {t.name for t in summary.tensors if t.num_levels}
+    assert quantized == {
+        "up.weight",
+        "embedding.weight",
+        "output.weight",
+        "parts.größe.weight",
+        "parts.层\n.weight",
+    }
+    norms = Norms(read_entries(state))
+    for name, tensor in state.items():
+        if name in quantized:
+            codebook = LloydMaxQuantizer(5).fit(tensor).half_precision()
+            assert same(found[name], codebook.quantize(tensor)), name
+        elif tensor.dtype == torch.float32:
+            held = None
+            if tensor.ndim < 2:
+                held = round_to_steps(tensor, norms.limits(name, tensor))
+            assert same(found[name], tensor.half().float() if held is None else held), name
+        else:
+            assert same(found[name], tensor), name
+    assert found["output.weight"] is found["embedding.weight"]
+    other = Odd()
+    assert load_into(other, tmp_path / "odd.hemp") is other
+    for name, tensor in other.state_dict().items():
+        assert same(tensor, found[name]), name
+    assert other.output.weight is other.embedding.weight
+    verify(tmp_path / "odd.hemp")
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_every_dtype_layout_and_size_is_held_exactly(tmp_path):
+    state = OrderedDict()
+    for dtype in EXACT:
+        base = torch.randint(0, 2, (4, 6)) if not dtype.is_floating_point else torch.randn(4, 6)
+        for label, tensor in {
+            "plain": base,
+            "transposed": base.t(),
+            "strided": base[:, ::2],
+            "expanded": base[:1].expand(3, 6),
+            "scalar": base[0, 0],
+            "empty": base[:0],
+            "large": torch.randn(3000).abs() * 50,
+            "deep": base.reshape(1, 1, 2, 1, 2, 1, 2, 3, 1),
+        }.items():
+            state[f"{label}.{dtype}"] = tensor.to(dtype)
+    state["conjugate"] = torch.randn(3, dtype=torch.complex64).conj()
+    state["negative"] = torch.randn(3, dtype=torch.complex64).conj().imag
+    save(tmp_path / "all.hemp", state, codebooks={}, float_dtype="float32")
+    found = load(tmp_path / "all.hemp")
+    assert list(found) == list(state)
+    for name, tensor in state.items():
+        assert same(found[name], tensor.resolve_neg()), name
+    verify(tmp_path / "all.hemp")
+
+
+@pytest.mark.parametrize("coder", CODERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_quantized_tensors_are_their_reconstruction(tmp_path, coder, dtype):
+    state = {"a": torch.randn(40, 9).to(dtype), "b": torch.randn(3, 2, 3, 3).to(dtype)}
+    books = {
+        "a": Codebook(torch.tensor([-1.0, -0.25, 0.0, 0.1, 1.5])),  # 0.1 needs four bytes
+        "b": UniformQuantizer(300).fit(state["b"]),
+    }
+    summary = save(tmp_path / "q.hemp", state, codebooks=books, coder=coder)
+    found = load(tmp_path / "q.hemp")
+    for name in state:
+        assert same(found[name], books[name].quantize(state[name]).to(dtype)), name
+    if coder != "context":
+        assert {tensor.coder for tensor in summary.tensors} == {coder}
+
+
+def test_constant_unused_and_single_levels(tmp_path):
+    state = {"equal": torch.full((30, 30), 0.25), "one": torch.tensor([[3.5]])}
+    books = {
+        "equal": Codebook(torch.tensor([-1.0, 0.25, 8.0])),
+        "one": Codebook(torch.tensor([3.5])),
+    }
+    summary = save(tmp_path / "c.hemp", state, codebooks=books, coder="lzma")
+    assert [(t.coder, t.num_levels) for t in summary.tensors] == [("constant", 1)] * 2
+    assert summary.file_bytes < 50
+    for name, tensor in load(tmp_path / "c.hemp").items():
+        assert same(tensor, state[name])
+
+
+def test_the_shortest_coder_is_taken(tmp_path):
+    tensor = torch.randn(2, 3)
+    quantized = torch.sign(torch.randn(200, 50)) * (torch.rand(200, 50) > 0.9)
+    sizes = {}
+    for coder in ("context", "tuples", "raw"):
+        path = tmp_path / f"{coder}.hemp"
+        sizes[coder] = save(path, {"small": tensor, "sparse": quantized}, coder=coder).tensors
+    for i in (0, 1):
+        assert sizes["context"][i].bytes <= min(sizes["tuples"][i].bytes, sizes["raw"][i].bytes)
+    assert sizes["context"][0].coder in ("context", "tuples", "raw")
+
+
+def test_summary_counts_everything_once(tmp_path):
+    model = Odd()
+    path = tmp_path / "odd.hemp"
+    started = time.perf_counter()
+    summary = save(path, model, num_levels=4, order=1)
+    took = time.perf_counter() - started
+    entries = sum(p.numel() for p in {*model.parameters(), *model.buffers()})
+    assert summary.float_bytes == 4 * entries
+    assert summary.file_bytes == os.path.getsize(path)
+    assert summary.compression_ratio == pytest.approx(4 * entries / summary.file_bytes)
+    assert summary.bits_per_weight == pytest.approx(8 * summary.file_bytes / entries)
+    assert 0 < summary.encode_seconds <= took
+    overhead = summary.file_bytes - sum(t.bytes for t in summary.tensors)
+    assert 18 < overhead < 350
+    codebook = LloydMaxQuantizer(4).fit(model.up.weight)
+    counts = np.bincount(codebook.assign(model.up.weight).reshape(-1).numpy())
+    entropy = float(-(counts / counts.sum() * np.log2(counts / counts.sum())).sum())
+    (up,) = [tensor for tensor in summary.tensors if tensor.name == "up.weight"]
+    assert up.entropy_bits_per_weight == pytest.approx(entropy)
+    again = inspect(path, order=1)
+    assert again.tensors == summary.tensors
+    assert (again.float_bytes, again.file_bytes) == (summary.float_bytes, summary.file_bytes)
+    assert again.entropy_bits_per_weight == pytest.approx(summary.entropy_bits_per_weight)
+
+
+def test_zeros_take_fewer_bytes_than_the_numbers_beside_them(tmp_path):
+    state = {"mean": torch.zeros(200), "variance": torch.rand(200) + 1}
+    summary = save(tmp_path / "norm.hemp", state)
+    mean, variance = (tensor.bytes for tensor in summary.tensors)
+    assert 0 < 4 * mean < variance  # a bit and seven or eight each
+    assert 18 < summary.file_bytes - mean - variance < 60  # header, directory and checksums
+
+
+def test_summary_by_hand(tmp_path):
+    """Pairs run down the columns, where both tensors alternate: no bits at order 2."""
+    down = torch.tensor([[0.0], [1.0]]).expand(2, 6).repeat(3, 1)  # (6, 6): rows 0, 1, 0, 1 ...
+    across = down.T.contiguous()  # down a column one pair of each kind: 1 bit a pair
+    state = {"down": down, "across": across, "again": across, "one": torch.ones(5, 4)}
+    state["plain"] = torch.randn(7)
+    book = Codebook(torch.tensor([0.0, 1.0]))
+    books = {"down": book, "across": book, "one": Codebook(torch.tensor([1.0]))}
+    path = tmp_path / "hand.hemp"
+    options = {"order": 2, "scan": "kernel"}
+    for summary in (save(path, state, codebooks=books, **options), inspect(path, **options)):
+        found = {tensor.name: tensor for tensor in summary.tensors}
+        rates = {name: tensor.entropy_bits_per_weight for name, tensor in found.items()}
+        assert rates == {"down": 0, "across": 0.5, "again": 0.5, "one": 0, "plain": 0}
+        assert summary.entropy_bits_per_weight == pytest.approx(36 * 0.5 / (36 + 36 + 20))
+        assert found["again"].coder == "alias of across" and found["across"].coder in CODERS
+        assert (found["again"].bytes, found["again"].table_bytes) == (0, 0)
+        assert (found["one"].coder, found["plain"].coder) == ("constant", "plain")
+        assert found["plain"].table_bytes == found["one"].table_bytes == 0
+        assert summary.bits_per_weight == 8 * summary.file_bytes / (36 + 36 + 20 + 7)
+    assert summary.encode_seconds == 0
+
+
+@pytest.mark.parametrize(("count", "end"), [(8, "k7$"), (9, "k7 and 1 more$")])
+def test_many_names_are_cut(tmp_path, count, end):
+    path = tmp_path / "x.hemp"
+    save(path, {f"k{n}": torch.zeros(3, 3) for n in range(count)})
+    with pytest.raises(ValueError, match=f"k0, k1, .*{end}"):
+        load_into(nn.Module(), path)
+
+
+def test_lenet_overhead_is_small(tmp_path):
+    """All that is not coded content, of a LeNet-5: eight tensors, 431,080 weights."""
+    shapes = {
+        "conv1": (20, 1, 5, 5),
+        "conv2": (50, 20, 5, 5),
+        "fc1": (500, 800),
+        "fc2": (10, 500),
+    }
+    state = {}
+    for name, shape in shapes.items():
+        state[f"{name}.weight"] = torch.randn(shape) * (torch.rand(shape) < 0.01)
+        state[f"{name}.bias"] = torch.zeros(shape[0])
+    summary = save(tmp_path / "lenet.hemp", state, num_levels=7, tensors="all")
+    assert summary.file_bytes - sum(t.bytes for t in summary.tensors) < 100
+    found = load(tmp_path / "lenet.hemp")
+    assert all(same(found[f"{name}.bias"], state[f"{name}.bias"]) for name in shapes)
+
+
+def test_many_alike_names_are_deflated(tmp_path):
+    state = {f"blocks.{i}.norm.{leaf}": torch.zeros(8) for i in range(60) for leaf in "abcd"}
+    summary = save(tmp_path / "many.hemp", state)
+    assert (tmp_path / "many.hemp").read_bytes()[5] == 1
+    assert summary.file_bytes < 1500
+    assert list(load(tmp_path / "many.hemp")) == list(state)
+
+
+def test_large_tensors_have_sections_of_their_own(tmp_path):
+    state = {
+        "a": torch.zeros(10),
+        "big": torch.zeros(2**20 + 5, dtype=torch.int32),
+        "b": torch.zeros(10),
+        "c": torch.ones(10),
+    }
+    save(tmp_path / "s.hemp", state)
+    with files.opened(tmp_path / "s.hemp") as file:
+        assert [[r.name for r in group] for _, _, group in file.sections()] == [
+            ["a"],
+            ["big"],
+            ["b", "c"],
+        ]
+    assert all(same(load(tmp_path / "s.hemp")[name], state[name]) for name in state)
+
+
+def test_empty_state_dict(tmp_path):
+    summary = save(tmp_path / "e.hemp", {})
+    assert summary.file_bytes == 15 and summary.float_bytes == 0
+    assert load(tmp_path / "e.hemp") == {}
+    assert save(tmp_path / "m.hemp", nn.ReLU()).tensors == []
+
+
+def test_tied_tensors_are_recognized_by_their_memory(tmp_path):
+    base = torch.randn(6, 6)
+    state = {
+        "base": base,
+        "same": base,
+        "view": base.view(6, 6),
+        "transposed": base.t(),
+        "part": base[:3],
+        "equal": base.clone(),
+    }
+    summary = save(tmp_path / "t.hemp", state, codebooks={})
+    aliases = [t.name for t in summary.tensors if t.coder == "alias of base"]
+    assert aliases == ["same", "view"]
+    assert summary.float_bytes == 4 * (36 * 3 + 18)
+    found = load(tmp_path / "t.hemp")
+    assert found["same"] is found["base"] and found["transposed"] is not found["base"]
+    assert torch.equal(found["transposed"], found["base"].t())
+
+
+def test_codebook_of_a_tied_tensor_by_either_name(tmp_path):
+    weight = torch.randn(5, 5)
+    book = UniformQuantizer(3).fit(weight)
+    save(tmp_path / "t.hemp", {"first": weight, "second": weight}, codebooks={"second": book})
+    found = load(tmp_path / "t.hemp")
+    assert same(found["first"], book.quantize(weight)) and found["second"] is found["first"]
+
+
+def test_compiled_modules_have_plain_keys(tmp_path):
+    model = nn.Linear(4, 3)
+    compiled = torch.compile(model)
+    save(tmp_path / "c.hemp", compiled)
+    assert list(load(tmp_path / "c.hemp")) == ["weight", "bias"]
+    load_into(compiled, tmp_path / "c.hemp")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "quantized"),
+    [
+        ("weights", ["a.weight", "c.weight"]),
+        ("all", ["a.weight", "a.bias", "c.weight"]),
+        ("*.bias", ["a.bias"]),
+        (["c.*", "a.bias"], ["a.bias", "c.weight"]),
+    ],
+)
+def test_choice_of_tensors_of_a_state_dict(tmp_path, tensors, quantized):
+    state = {
+        "a.weight": torch.randn(4, 4),
+        "a.bias": torch.randn(40),
+        "b.steps": torch.zeros(3, 3, dtype=torch.int64),
+        "c.weight": torch.randn(2, 2).double(),
+    }
+    summary = save(tmp_path / "x.hemp", state, tensors=tensors)
+    assert [t.name for t in summary.tensors if t.num_levels] == quantized
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_levels": 1}, ValueError, "`num_levels` must be from 2 to 65536; found 1"),
+        ({"quantizer": "x"}, ValueError, "`quantizer` must be one of .*; found 'x'"),
+        ({"coder": "x"}, ValueError, "`coder` must be one of .*; found 'x'"),
+        ({"order": 0}, ValueError, "`order` must be at least 1; found 0"),
+        ({"order": 0, "coder": "lzma"}, ValueError, "`order` must be at least 1; found 0"),
+        ({"scan": "x"}, ValueError, "`scan` must be one of .*; found 'x'"),
+        ({"float_dtype": "int8"}, ValueError, "`float_dtype` must be one of .*; found 'int8'"),
+        ({"tensors": "x*"}, ValueError, "`tensors` must be .*; found 'x\\*', which is none of w"),
+        ({"codebooks": {"v": None}}, ValueError, "`codebooks` must have names of the .*'v'.* of w"),
+        ({"codebooks": {"w": None}}, TypeError, r"`codebooks\['w'\]` must be a Codebook; found"),
+        ({"codebooks": {"i": None}}, ValueError, "must be for floating .*'i' of dtype torch.int64"),
+    ],
+)
+def test_arguments(tmp_path, arguments, error, message):
+    state = {"w": torch.randn(4, 4), "i": torch.zeros(2, dtype=torch.int64)}
+    with pytest.raises(error, match=message):
+        save(tmp_path / "x.hemp", state, **arguments)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        (3, TypeError, "`model_or_state_dict` must be a module or a mapping .*; found int"),
+        ({3: torch.zeros(1)}, TypeError, "keys of a state_dict must be strings; found 3"),
+        ({"x": "text"}, TypeError, "entry `x` must be a tensor; found str"),
+        ({"\ud800": torch.zeros(1)}, ValueError, "must be valid Unicode; found a lone surrogate"),
+        ({"x" * 5000: torch.zeros(1)}, ValueError, "must have at most 4096 bytes; found 5000"),
+        ({"x": torch.zeros(1, device="meta")}, ValueError, "`x` must have values; found .* meta"),
+        ({"x": torch.zeros(2, 2).to_sparse()}, ValueError, "`x` must be dense; found .*sparse"),
+        ({"x": torch.zeros([1] * 33)}, ValueError, "`x` must have at most 32 axes; found 33"),
+        ({"x": torch.zeros(1).expand(2**37)}, ValueError, "`x` must have at most .* entries"),
+        ({"x": torch.tensor([math.nan])}, ValueError, "`x` must have no NaN; found at least one"),
+        ({"x": torch.tensor([[math.nan]])}, ValueError, "`x` must have no NaN; found at least one"),
+        ({"x": torch.tensor([[math.inf]])}, ValueError, "`x` must be finite to be quantized"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_by_name(tmp_path, state, error, message):
+    with pytest.raises(error, match=message):
+        save(tmp_path / "x.hemp", state)
+    assert os.listdir(tmp_path) == []
+
+
+def test_infinity_in_a_plain_tensor_is_kept(tmp_path):
+    save(tmp_path / "x.hemp", {"mask": torch.tensor([0.0, -math.inf])})
+    assert load(tmp_path / "x.hemp")["mask"].tolist() == [0.0, -math.inf]
+
+
+def test_paths(tmp_path):
+    with pytest.raises(IsADirectoryError, match="`path` must be a file; found the folder"):
+        save(tmp_path, {})
+    with pytest.raises(FileNotFoundError, match="`path` must lie in a folder that exists"):
+        save(tmp_path / "no" / "x.hemp", {})
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.hemp")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "link.hemp").symlink_to(tmp_path / "to" / "x.hemp")
+    save(tmp_path / "link.hemp", {})
+    assert (tmp_path / "link.hemp").is_symlink() and (tmp_path / "to" / "x.hemp").is_file()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "to" / "x.hemp").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_an_old_file_survives_every_failure(tmp_path, monkeypatch):
+    path = tmp_path / "net.hemp"
+    save(path, {"old": torch.ones(2, 2)})
+    before = path.read_bytes()
+    good, bad = torch.randn(2**20 + 1), torch.tensor([math.nan])
+    with pytest.raises(ValueError, match="`b` must have no NaN"):
+        save(path, {"a": good, "b": bad})  # fails in the second section
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            save(path, {"a": good})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            save(path, {"a": good})
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["net.hemp"]
+
+
+def test_what_reads_back_differently_is_not_written(tmp_path, monkeypatch):
+    decode = TuplesCoder.decode
+    monkeypatch.setattr(TuplesCoder, "decode", lambda *a: np.roll(decode(*a), 1))
+    with pytest.raises(
+        RuntimeError, match=r"tensor `w` reads back differently.*no file is written"
+    ):
+        save(tmp_path / "x.hemp", {"w": torch.randn(40, 40)}, coder="tuples")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("part", ["values", "payload"])
+def test_a_section_that_reads_back_differently_is_not_written(tmp_path, monkeypatch, part):
+    """The levels alone or the indices alone: either is enough."""
+
+    read = container.read_section
+
+    def changed(data, records):
+        (content,) = read(data, records)
+        other = {"values": content.values[::-1].copy(), "payload": content.payload + b"1"}
+        return [replace(content, **{part: other[part]})]
+
+    monkeypatch.setattr(container, "read_section", changed)
+    with pytest.raises(RuntimeError, match="tensor `w` reads back differently"):
+        save(tmp_path / "x.hemp", {"w": torch.randn(40, 40)})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_reads_back_differently_is_not_written(tmp_path, monkeypatch):
+    write = container.write_file
+
+    def renamed(out, records, *rest):
+        write(out, [replace(record, name="v") for record in records], *rest)
+
+    monkeypatch.setattr(container, "write_file", renamed)
+    with pytest.raises(RuntimeError, match="the directory read back differs"):
+        save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_written_may_be_larger_than_a_reader_allows_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "default_max_bytes", lambda _: 63)
+    save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+    with pytest.raises(HempFileError, match="63"):
+        load(tmp_path / "x.hemp")
+    assert load(tmp_path / "x.hemp", max_bytes=64)["w"].shape == (4, 4)
+    model = nn.Linear(4, 4, bias=False)
+    save(tmp_path / "y.hemp", model)
+    assert load_into(model, tmp_path / "y.hemp", max_bytes=64) is model
+    with pytest.raises(HempFileError, match="63"):
+        load_into(model, tmp_path / "y.hemp")
+
+
+def test_coded_sections_wait_beside_the_file_and_nowhere_else(tmp_path, monkeypatch):
+    """The folder for temporary files may be small, or in memory."""
+    monkeypatch.setattr(container, "_SPOOL_BYTES", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+    assert os.listdir(tmp_path) == ["x.hemp"]
+
+
+def test_defaults_are_sixteen_levels_and_pairs(tmp_path):
+    weights = torch.randn(300, 7)
+    default = save(tmp_path / "x.hemp", {"w": weights, "s": torch.tensor(3)})
+    pairs = save(tmp_path / "y.hemp", {"w": weights}, num_levels=16, order=2)
+    assert default.tensors[0].num_levels == 16
+    assert [tensor.num_entries for tensor in default.tensors] == [2100, 1]
+    assert default.entropy_bits_per_weight == pairs.entropy_bits_per_weight
+    assert inspect(tmp_path / "x.hemp").tensors[0] == default.tensors[0]
+    triples = inspect(tmp_path / "x.hemp", order=3)
+    assert triples.entropy_bits_per_weight < pairs.entropy_bits_per_weight
+
+
+def test_load_into_tells_all_differences(tmp_path):
+    path = tmp_path / "x.hemp"
+    save(path, nn.Linear(4, 3))
+    model = nn.Linear(4, 3)
+    before = model.weight.clone()
+    wrong = nn.Linear(5, 3, bias=False)
+    wrong.register_buffer("extra", torch.zeros(2))
+    with pytest.raises(ValueError) as error:
+        load_into(wrong, path)
+    assert str(error.value) == (
+        f"`path` must hold the tensors of `model`, a Linear; found that {path} has no extra; "
+        "has the unknown bias; has weight of shape (3, 4), not (3, 5)"
+    )
+    load_into(model, path)
+    assert not torch.equal(before, model.weight)
+    half = load_into(nn.Linear(4, 3).half(), path)
+    assert half.weight.dtype == torch.float16

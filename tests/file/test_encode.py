@@ -1,0 +1,45 @@
+"""Which coder a tensor gets: always the shortest, whether or not all of them ran."""
+
+import numpy as np
+import pytest
+
+from hemp_lightning.coding import CODERS, get_coder
+from hemp_lightning.coding.tuples.coder import TuplesCoder
+from hemp_lightning.file.encode import Options
+
+RANDOM = np.random.default_rng(5)
+PAIRS = np.repeat(np.where(RANDOM.random((100, 300)) < 0.05, 3, 1), 2, axis=1)
+SETS = {
+    "dense": (RANDOM.binomial(15, 0.5, (20, 10, 3, 3)), 16),
+    "uniform": (RANDOM.integers(0, 16, (60, 50)), 16),
+    "binomial": (RANDOM.binomial(6, 0.1, (300, 200)), 7),
+    "pairs": (np.where(RANDOM.random((100, 1)) < 0.2, PAIRS, 1), 5),
+    "few": (RANDOM.integers(0, 5000, 40), 5000),
+    "two": (np.array([0, 1]), 2),
+    "wide": (RANDOM.integers(0, 3000, 20_000), 3000),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_shortest_payload_is_taken(name):
+    indices, num_levels = SETS[name]
+    payload, number = Options("context", 2, "row_major", "steps").encode(indices, num_levels)
+    coders = [get_coder("context"), get_coder("tuples", order=2), get_coder("raw")]
+    payloads = {CODERS[c.name].number: c.encode(indices, num_levels) for c in coders}
+    assert payloads[number] == payload
+    assert len(payload) == min(map(len, payloads.values()))
+
+
+def test_a_hopeless_coder_does_not_run(monkeypatch):
+    ran = []
+    monkeypatch.setattr(TuplesCoder, "encode", lambda *_: ran.append(1) or b"")
+    rows = np.repeat(RANDOM.integers(0, 16, (40, 1)), 100, axis=1)
+    Options("context", 2, "row_major", "steps").encode(rows, 16)
+    assert not ran
+
+
+def test_another_coder_is_taken_by_its_word():
+    indices, num_levels = SETS["two"]
+    for name in ("tuples", "bz2", "fast"):
+        _, number = Options(name, 2, "row_major", "steps").encode(indices, num_levels)
+        assert number == CODERS[name].number
