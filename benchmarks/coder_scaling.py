@@ -28,8 +28,9 @@ import torch
 from benchmarks.coders import FileCoder
 from benchmarks.memory import peak_above
 from hemp_lightning import load, save
-from hemp_lightning.coding.context.coder import ContextCoder, warm_up
+from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
+from hemp_lightning.coding.context.warm_up import warm_up
 
 NUM_LEVELS = 16
 LEVELS = np.linspace(-2, 2, NUM_LEVELS)
@@ -125,9 +126,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.hemp"
         state = {str(i): torch.from_numpy(weights) for i, weights in enumerate(network())}
-        save(path, state, quantizer="uniform", num_levels=NUM_LEVELS)
+        save(state, path, quantizer="uniform", num_levels=NUM_LEVELS)
         load(path)
-        work["`save`, the whole network"] = lambda: save(path, state, quantizer="uniform")
+        work["`save`, the whole network"] = lambda: save(state, path, quantizer="uniform")
         work["`load`, beside the network it returns"] = lambda: load(path)
         for name, function in work.items():
             peak = peak_above(function)

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.index_sets import IndexSet, index_sets
 from hemp_lightning.coding import coder_by_id, get_coder
-from hemp_lightning.coding.context.coder import warm_up
+from hemp_lightning.coding.context.warm_up import warm_up
 from hemp_lightning.entropy.formula import index_entropy
 from hemp_lightning.file.encode import Options
 

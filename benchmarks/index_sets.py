@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from hemp_lightning.file.container import _contents
 from hemp_lightning.file.format.files import opened
+from hemp_lightning.file.load import _contents
 from hemp_lightning.quantization.quantizers import get_quantizer
 
 HERE = Path(__file__).parent

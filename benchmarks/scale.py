@@ -43,7 +43,7 @@ def make(path: Path, tensors: int, side: int, unlike: bool) -> None:
 def measure(small: list[str], large: list[str]) -> None:
     """Run a command on both networks; print what it took as the last line."""
     from hemp_lightning import cli
-    from hemp_lightning.coding.context.coder import warm_up
+    from hemp_lightning.coding.context.warm_up import warm_up
 
     warm_up()  # the small network may be coded otherwise
     assert cli.main(small) == 0

@@ -57,7 +57,7 @@ def main() -> None:
             ):
                 file = Path(folder) / "x.hemp"
                 options = {"num_levels": 32, "quantizer": "uniform", "float_dtype": held}
-                size = save(file, network, **options).file_bytes
+                size = save(network, file, **options).file_bytes
                 found = classes(load_into(build(name), file), images)
             exact = found if exact is None else exact
             accuracy = float((found == labels).float().mean())

@@ -2,30 +2,48 @@
 
 - `HEMPCallback` trains with the entropy term, on any LightningModule and Trainer;
 - `save` writes a model or state_dict as a .hemp file;
-- `load` and `load_into` read it back.
+- `load` and `load_into` read it back, `inspect` and `verify` look into it.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hemp_lightning.errors import HempFileError
-from hemp_lightning.file.container import load, load_into, save
+from hemp_lightning.file.load import inspect, load, load_into, verify
+from hemp_lightning.file.save import save
+from hemp_lightning.file.summary import Summary
+from hemp_lightning.quantization import (
+    Codebook,
+    EntropyConstrainedQuantizer,
+    LloydMaxQuantizer,
+    UniformQuantizer,
+)
 from hemp_lightning.version import __version__
 
+if TYPE_CHECKING:
+    from hemp_lightning.training import FileOptions, HEMPCallback
+
 __all__ = [
+    "Codebook",
+    "EntropyConstrainedQuantizer",
     "FileOptions",
     "HEMPCallback",
     "HempFileError",
+    "LloydMaxQuantizer",
+    "Summary",
+    "UniformQuantizer",
     "__version__",
+    "inspect",
     "load",
     "load_into",
     "save",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Reading a file does not wait for Lightning to be imported.
     if name in ("FileOptions", "HEMPCallback"):
-        from hemp_lightning.training import callback
+        from hemp_lightning import training
 
-        return getattr(callback, name)
+        return getattr(training, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from hemp_lightning.coding import CODERS
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.file.checkpoints import CheckpointError, decompress, scan_checkpoint
-from hemp_lightning.file.container import inspect, save, verify
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
+from hemp_lightning.file.load import inspect, verify
+from hemp_lightning.file.save import save
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import SCANS
 from hemp_lightning.quantization.quantizers import QUANTIZERS
@@ -65,8 +66,8 @@ def _complain(message: object, code: int) -> int:
 
 def _compress(options: argparse.Namespace) -> None:
     summary = save(
-        options.output,
         scan_checkpoint(options.checkpoint),
+        options.output,
         num_levels=options.num_levels,
         quantizer=options.quantizer,
         coder=options.coder,

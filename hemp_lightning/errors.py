@@ -1,8 +1,8 @@
-"""The one exception that a broken file raises."""
+"""The one exception that a broken file raises, and words that messages share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -48,3 +48,14 @@ def located(start: int, path: str | None = None) -> Iterator[None]:
         raise HempFileError(
             path, start + error.offset, error.expected, error.found
         ) from error.__cause__
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first of `names`, and how many more there are.
+
+    Example:
+        >>> listed(["a", "b", "c"], most=2), listed([])
+        ('a, b and 1 more', 'none')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"

@@ -15,8 +15,8 @@ from torch import nn
 from hemp_lightning import cli, load, save
 from hemp_lightning.file import safetensors_files
 from hemp_lightning.file.checkpoints import scan_checkpoint
-from hemp_lightning.file.container import inspect
 from hemp_lightning.file.format.storages import EXACT
+from hemp_lightning.file.load import inspect
 from hemp_lightning.file.state import Deferred
 
 
@@ -233,7 +233,7 @@ def test_any_dtype_goes_through_safetensors(tmp_path, capsys, threads):
     # what is written from a file read tensor by tensor is what is written from memory
     again, from_memory = tmp_path / "d.hemp", tmp_path / "e.hemp"
     for other, what in ((again, scanned), (from_memory, {n: found[n] for n in scanned})):
-        save(other, what, threads=threads)
+        save(what, other, threads=threads)
     assert again.read_bytes() == from_memory.read_bytes()
 
 
@@ -242,17 +242,17 @@ def test_a_checkpoint_that_changes_while_it_is_read(folder):
     data = (folder / "net.safetensors").read_bytes()
     (folder / "net.safetensors").write_bytes(data[:-300])
     with pytest.raises(OSError, match=r"net.safetensors ends too early: it was changed"):
-        save("x.hemp", scanned)
+        save(scanned, "x.hemp")
     other = Deferred((2, 3), torch.float32, lambda: torch.zeros(3, 2))
     with pytest.raises(ValueError, match=r"tensor `w` must be the torch.float32 of shape \(2, 3\)"):
-        save("x.hemp", {"w": other})
+        save({"w": other}, "x.hemp")
     with pytest.raises(ValueError, match=r"tensor `w` has dtype torch.float8_e4m3fnuz, which a"):
-        save("x.hemp", {"w": Deferred((2,), torch.float8_e4m3fnuz, lambda: torch.zeros(2))})
+        save({"w": Deferred((2,), torch.float8_e4m3fnuz, lambda: torch.zeros(2))}, "x.hemp")
     assert not os.path.exists("x.hemp")
 
 
 def test_a_name_that_safetensors_keeps_for_itself(tmp_path, capsys):
-    save(tmp_path / "m.hemp", {"__metadata__": torch.zeros(2)})
+    save({"__metadata__": torch.zeros(2)}, tmp_path / "m.hemp")
     code, _, err = hemp(capsys, "decompress", tmp_path / "m.hemp", "-o", tmp_path / "m.safetensors")
     assert code == 2 and "a tensor of the name __metadata__" in err
     assert os.listdir(tmp_path) == ["m.hemp"]

@@ -15,42 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import config
 from torch import Tensor
 
 from hemp_lightning.entropy import cpu_loops as loops
 from hemp_lightning.entropy import sparse_loops
 from hemp_lightning.entropy.tables import UNROLLED_ORDER, Layout
+from hemp_lightning.ground.numba_tools import IS_COMPILED
 from hemp_lightning.ground.threads import PART, run_jobs
+from hemp_lightning.quantization import assign
 from hemp_lightning.quantization.sorted_weights import BucketedWeights
-
-IS_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
-"""False under `NUMBA_DISABLE_JIT=1`, where the loops run as plain Python and torch is faster."""
 
 BUCKETS = 2048
 MAX_PARTS = 8
 DENSE_CELLS = 1 << 19
 """Cells of a table that is worth keeping whole: beyond, most of it is outside the caches."""
-
-
-def quantize(weights: Tensor, thresholds: Tensor, levels: Tensor, out: Tensor) -> None:
-    """Fill `out` with `levels[bucketize(weights, thresholds, right=True)]`.
-
-    Args:
-        weights: float32, any shape, contiguous, on the CPU; NaN stays NaN.
-        thresholds: float32 `(num_levels - 1,)`, ascending.
-        levels: float32 `(num_levels,)`.
-        out: float32, of the shape of `weights`, contiguous.
-    """
-    source, target = (tensor.detach().view(-1).numpy() for tensor in (weights, out))
-    borders, values = thresholds.numpy(), levels.numpy()
-    bounds = np.linspace(0, len(source), torch.get_num_threads() + 1).astype(int)
-
-    def run(job: tuple[int, int, int, int]) -> None:
-        _, begin, end, _ = job
-        loops.quantize(source[begin:end], borders, values, target[begin:end])
-
-    run_jobs(run, [[(0, int(a), int(b), 0)] for a, b in pairwise(bounds)])
 
 
 def bits_and_gradients(
@@ -360,7 +338,9 @@ def warm_up(order: int, dtype: torch.dtype = torch.float32) -> None:
     if IS_COMPILED:
         problem.sparse(True)
         problem.left_over(True)
-    quantize(weights.float(), torch.tensor([-0.5, 0.5]), levels.float(), weights.float().clone())
+    assign.quantize(
+        weights.float(), torch.tensor([-0.5, 0.5]), levels.float(), weights.float().clone()
+    )
     BucketedWeights(weights.float()).sums_up_to(np.array([order]))
     BucketedWeights(weights.float()).borders(np.zeros(1, np.float32))
 

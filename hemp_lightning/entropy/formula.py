@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hemp_lightning.coding.tuples.counting import check_order, counted_entropy
 from hemp_lightning.entropy import cpu
 from hemp_lightning.entropy.tables import Layout, inverse_gaps
 from hemp_lightning.ground.scan_order import check_scan, scan_axes
@@ -43,9 +44,6 @@ SCOPES = ("tensor", "network")
 
 BACKENDS = ("auto", "torch", "compiled")
 """`torch` is the plain version; `compiled` is numba on CPU, and Triton on CUDA where installed."""
-
-_FEW_CELLS = 2**12
-_PIECE = 2**16  # tuples that are counted at a time
 
 
 def soft_entropy(
@@ -178,18 +176,8 @@ def index_entropy(
         >>> round(index_entropy(torch.tensor([0, 1, 0, 1, 0, 1, 1, 0]), 2, order=2), 4)
         0.4056
     """
-    _check_order(order)
     array = torch.as_tensor(indices).detach().cpu().numpy()
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"`indices` must be integers; found {array.dtype}")
-    if array.size and not 0 <= int(array.min()) <= int(array.max()) < num_levels:
-        raise ValueError(
-            f"`indices` must be in [0, {num_levels}); found {array.min()} to {array.max()}"
-        )
-    flat = array.transpose(scan_axes(scan, array.ndim)).reshape(-1)
-    tuples = flat[: len(flat) // order * order].reshape(-1, order)
-    bits = _counted_bits(tuples, num_levels) + _counted_bits(flat[tuples.size :, None], num_levels)
-    return bits / max(1, len(flat))
+    return counted_entropy(array, num_levels, order, scan=scan)
 
 
 def warm_up(order: int, device: torch.device | str = "cpu") -> None:
@@ -211,34 +199,6 @@ def warm_up(order: int, device: torch.device | str = "cpu") -> None:
     if device.type != "cpu":
         weights = torch.linspace(-1, 1, 4 * order + 1, device=device)  # one is left over
         entropy_and_gradients([weights], [torch.linspace(-1, 1, 3, device=device)], order)
-
-
-def _counted_bits(tuples: np.ndarray, num_levels: int) -> float:
-    """`T * H_n` of tuples, integers `(T, n)`."""
-    if not len(tuples):
-        return 0.0
-    num_cells = num_levels ** tuples.shape[1]
-    if num_cells <= max(_FEW_CELLS, len(tuples)):
-        counts = np.zeros(num_cells, np.int64)
-        for start in range(0, len(tuples), _PIECE):  # a tensor of int64 indices is a large one
-            numbers = _numbers(tuples[start : start + _PIECE], num_levels)
-            counts += np.bincount(numbers, minlength=num_cells)
-        counts = counts[counts > 0]
-    elif num_cells < 1 << 62:
-        counts = np.unique(_numbers(tuples, num_levels), return_counts=True)[1]
-    else:
-        counts = np.unique(tuples, axis=0, return_counts=True)[1]
-    # max: no "-0.0" for a single tuple
-    return max(0.0, -float((counts * np.log2(counts / len(tuples))).sum()))
-
-
-def _numbers(tuples: np.ndarray, num_levels: int) -> np.ndarray:
-    """The cell of each tuple, int64 `(T,)`."""
-    numbers = np.zeros(len(tuples), np.int64)
-    for column in tuples.T:
-        numbers *= num_levels
-        numbers += column.astype(np.int64, copy=False)
-    return numbers
 
 
 class _Entropy(torch.autograd.Function):
@@ -411,17 +371,10 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(axis) for axis in np.argsort(axes))
 
 
-def _check_order(order: int) -> None:
-    if isinstance(order, bool) or not isinstance(order, int):
-        raise TypeError(f"`order` must be an integer; found {order!r}")
-    if order < 1:
-        raise ValueError(f"`order` must be at least 1; found {order}")
-
-
 def _check(
     weights: Sequence[Tensor], levels: Sequence[Tensor], order: int, scope: str, backend: str
 ) -> None:
-    _check_order(order)
+    check_order(order)
     if scope not in SCOPES:
         raise ValueError(f"`scope` must be one of {', '.join(SCOPES)}; found {scope!r}")
     if backend not in BACKENDS:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hemp_lightning.file.container import decoded, load
 from hemp_lightning.file.format.directory import ALIAS
 from hemp_lightning.file.format.files import opened, replacing
+from hemp_lightning.file.load import decoded, load
 from hemp_lightning.file.safetensors_files import SafetensorsWriter, scan_safetensors
 from hemp_lightning.file.state import Deferred
 

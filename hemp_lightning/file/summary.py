@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hemp_lightning.coding import coder_by_id
+from hemp_lightning.coding.tuples.counting import counted_entropy
 from hemp_lightning.file.format.directory import ALIAS, QUANTIZED, Record
 from hemp_lightning.file.format.sections import Content
 
@@ -138,3 +139,8 @@ def total(
         encode_seconds=encode_seconds,
         tensors=tensors,
     )
+
+
+def indices_entropy(content: Content, indices: np.ndarray, order: int, scan: str) -> float:
+    """Empirical entropy of the indices of a tensor, bits per weight."""
+    return counted_entropy(indices, content.record.num_levels, order, scan=scan)

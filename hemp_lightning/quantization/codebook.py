@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hemp_lightning.entropy import cpu
+from hemp_lightning.quantization.assign import quantize
 
 MAX_LEVELS = 65_536
 """The most levels a codebook may have: an index fits in 16 bits."""
@@ -134,7 +134,7 @@ class Codebook:
                 or found.data_ptr() == source.data_ptr()
             ):
                 found = torch.empty_like(source)
-            cpu.quantize(source, self.thresholds, self.levels, found)  # the same, in one pass
+            quantize(source, self.thresholds, self.levels, found)  # the same, in one pass
         else:
             found = self.reconstruct(self.assign(source)).where(source == source, source)
         return found if out is None or found is out else out.data.copy_(found)

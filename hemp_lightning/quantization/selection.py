@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from hemp_lightning.errors import listed
+
 WEIGHTED = (_ConvNd, nn.Linear, nn.Embedding, nn.EmbeddingBag)
 
 
@@ -58,7 +60,7 @@ def select_tensors(
             if not any(fnmatchcase(name, pattern) for name in floating):
                 raise ValueError(
                     f"`tensors` must be 'weights', 'layers', 'all', or names of floating "
-                    f"parameters; found {pattern!r}, which matches none of {_some(list(floating))}"
+                    f"parameters; found {pattern!r}, which matches none of {listed(list(floating))}"
                 )
         chosen = {
             name: p
@@ -68,7 +70,7 @@ def select_tensors(
     if not chosen:
         raise ValueError(
             f"`tensors`={tensors!r} selects nothing in {type(module).__name__}: expected at least "
-            f"one floating parameter; found {_some(list(floating))}"
+            f"one floating parameter; found {listed(list(floating))}"
         )
     return chosen
 
@@ -86,9 +88,3 @@ def count_owners(module: nn.Module) -> Counter[int]:
         for part in module.modules()
         for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))
     )
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "no floating parameters"
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

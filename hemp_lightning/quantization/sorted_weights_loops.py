@@ -1,4 +1,4 @@
-"""The loops of `hemp_lightning.quantization.sorted_weights`: weights in buckets, by their leading bits."""
+"""The loops of `sorted_weights`: weights in buckets, by their leading bits."""
 
 from __future__ import annotations
 

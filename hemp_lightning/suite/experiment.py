@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from hemp_lightning.coding import get_coder
-from hemp_lightning.file.container import load_into
+from hemp_lightning.file.load import load_into
 from hemp_lightning.suite.baselines import PostTraining
 from hemp_lightning.suite.baselines.weights import network_of
 from hemp_lightning.suite.check_numbers import check_numbers

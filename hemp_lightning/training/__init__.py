@@ -1,1 +1,5 @@
-"""How do we train? The callback and its parts."""
+"""How do we train? With the entropy term, on any LightningModule and Trainer."""
+
+from hemp_lightning.training.callback import FileOptions, HEMPCallback
+
+__all__ = ["FileOptions", "HEMPCallback"]

@@ -1,6 +1,6 @@
 """HEMPCallback: when the entropy term acts on a training run, and how strongly.
 
-The formulas are in `entropy.py` and `quantizers.py`, the file in `container.py`.
+The formulas are in `entropy/` and `quantization/`, the file in `file/`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch.optim import LBFGS, Optimizer
 from hemp_lightning.entropy.context_lengths import RATE_MODELS, ContextRates
 from hemp_lightning.entropy.context_lengths import warm_up as warm_up_context
 from hemp_lightning.entropy.formula import SCOPES, entropy_and_gradients, warm_up
-from hemp_lightning.file.container import save
+from hemp_lightning.file.save import save
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import check_scan
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
 from hemp_lightning.quantization.selection import select_tensors
-from hemp_lightning.training.lambda_control import size_of
 from hemp_lightning.training.recalibration import recalibrate
 from hemp_lightning.training.target_steering import Approach, index_rate
+from hemp_lightning.training.trim import size_of
 from hemp_lightning.training.weight_swap import StandIn
 
 FORWARDS = ("straight_through", "continuous")
@@ -80,13 +80,14 @@ class HEMPCallback(Callback):
         num_levels: Levels per tensor, at least 2.
         lambda_entropy: Loss units per bit per weight, >= 0. With a target, where lambda starts.
         lambda_reconstruction: Loss units per squared weight unit, >= 0.
-        quantizer: Name in `hemp_lightning.quantization.quantizers.QUANTIZERS` or an object with `fit`.
+        quantizer: Name in `hemp_lightning.quantization.QUANTIZERS` or an object with `fit`.
         rate_model: `tuples` for the entropy of order n; `context` for the code lengths of the
             context coder, taken at each refit and at the start of each epoch, see
-            `hemp_lightning.entropy.context_lengths`: `order`, `scope` and `scan` do not count then, and memory is 4
-            bytes for each level of each weight.
+            `hemp_lightning.entropy.context_lengths`: `order`, `scope` and `scan` do not count then,
+            and memory is 4 bytes for each level of each weight.
         scope: `tensor` for one table per tensor, `network` for one pooled by index.
-        scan: Scan order in which tensors are cut into tuples, see `hemp_lightning.ground.scan_order`.
+        scan: Scan order in which tensors are cut into tuples, one of
+            `hemp_lightning.ground.scan_order.SCANS`.
         forward: `straight_through` trains through the quantized weights; `continuous`, the paper's
             own, through the real ones.
         insensitivity: Scale both terms by `1 - |g| / max|g|` with the loss gradient `g` of each
@@ -108,7 +109,7 @@ class HEMPCallback(Callback):
 
     Attributes:
         codebooks: Codebook of each tensor, by name; empty before `start_epoch`.
-        approach: How lambda finds its way to a target, see `hemp_lightning.training.target_steering`.
+        approach: How lambda finds its way to a target, see `target_steering`.
         summary: `Summary` of the written file, or None.
 
     Raises:
@@ -520,8 +521,8 @@ class HEMPCallback(Callback):
         self._stand_in.enter(codebooks)
         try:
             return save(
-                path,
                 self._root(pl_module),
+                path,
                 coder=self.file.coder,
                 # each weight is at its level now, which trimmed thresholds may put in another cell
                 codebooks={name: Codebook(book.levels.cpu()) for name, book in codebooks.items()},

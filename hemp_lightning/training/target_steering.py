@@ -1,4 +1,4 @@
-"""The approach of a training to its target: when the rules of `lambda_control.py` are asked, with what."""
+"""How a training approaches its target: when `lambda_control.py` is asked, and with what."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from hemp_lightning.entropy.formula import index_entropy
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization.codebook import Codebook
-from hemp_lightning.training.lambda_control import MAX_FACTOR, LambdaControl, trim
+from hemp_lightning.training.lambda_control import MAX_FACTOR, LambdaControl
+from hemp_lightning.training.trim import trim
 
 STEERED_PER_EPOCH = 20
 LANDING = 0.5

@@ -17,11 +17,11 @@ from torch import nn
 from hemp_lightning import HempFileError, load, load_into, save
 from hemp_lightning.coding import CODERS
 from hemp_lightning.coding.tuples.coder import TuplesCoder
-from hemp_lightning.file import container
-from hemp_lightning.file.container import inspect, verify
+from hemp_lightning.file import save as writing
 from hemp_lightning.file.format import files
 from hemp_lightning.file.format.steps import round_to_steps
 from hemp_lightning.file.format.storages import EXACT
+from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.file.state import read_entries
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.quantizers import Codebook, LloydMaxQuantizer, UniformQuantizer
@@ -66,7 +66,7 @@ class Odd(nn.Module):
 
 def test_a_network_with_everything_comes_back(tmp_path):
     model = Odd()
-    summary = save(tmp_path / "odd.hemp", model, num_levels=5)
+    summary = save(model, tmp_path / "odd.hemp", num_levels=5)
     state, found = model.state_dict(), load(tmp_path / "odd.hemp")
     assert list(found) == list(state)
     quantized = {t.name for t in summary.tensors if t.num_levels}
@@ -116,7 +116,7 @@ def test_every_dtype_layout_and_size_is_held_exactly(tmp_path):
             state[f"{label}.{dtype}"] = tensor.to(dtype)
     state["conjugate"] = torch.randn(3, dtype=torch.complex64).conj()
     state["negative"] = torch.randn(3, dtype=torch.complex64).conj().imag
-    save(tmp_path / "all.hemp", state, codebooks={}, float_dtype="float32")
+    save(state, tmp_path / "all.hemp", codebooks={}, float_dtype="float32")
     found = load(tmp_path / "all.hemp")
     assert list(found) == list(state)
     for name, tensor in state.items():
@@ -132,7 +132,7 @@ def test_quantized_tensors_are_their_reconstruction(tmp_path, coder, dtype):
         "a": Codebook(torch.tensor([-1.0, -0.25, 0.0, 0.1, 1.5])),  # 0.1 needs four bytes
         "b": UniformQuantizer(300).fit(state["b"]),
     }
-    summary = save(tmp_path / "q.hemp", state, codebooks=books, coder=coder)
+    summary = save(state, tmp_path / "q.hemp", codebooks=books, coder=coder)
     found = load(tmp_path / "q.hemp")
     for name in state:
         assert same(found[name], books[name].quantize(state[name]).to(dtype)), name
@@ -146,7 +146,7 @@ def test_constant_unused_and_single_levels(tmp_path):
         "equal": Codebook(torch.tensor([-1.0, 0.25, 8.0])),
         "one": Codebook(torch.tensor([3.5])),
     }
-    summary = save(tmp_path / "c.hemp", state, codebooks=books, coder="lzma")
+    summary = save(state, tmp_path / "c.hemp", codebooks=books, coder="lzma")
     assert [(t.coder, t.num_levels) for t in summary.tensors] == [("constant", 1)] * 2
     assert summary.file_bytes < 50
     for name, tensor in load(tmp_path / "c.hemp").items():
@@ -159,7 +159,7 @@ def test_the_shortest_coder_is_taken(tmp_path):
     sizes = {}
     for coder in ("context", "tuples", "raw"):
         path = tmp_path / f"{coder}.hemp"
-        sizes[coder] = save(path, {"small": tensor, "sparse": quantized}, coder=coder).tensors
+        sizes[coder] = save({"small": tensor, "sparse": quantized}, path, coder=coder).tensors
     for i in (0, 1):
         assert sizes["context"][i].bytes <= min(sizes["tuples"][i].bytes, sizes["raw"][i].bytes)
     assert sizes["context"][0].coder in ("context", "tuples", "raw")
@@ -169,7 +169,7 @@ def test_summary_counts_everything_once(tmp_path):
     model = Odd()
     path = tmp_path / "odd.hemp"
     started = time.perf_counter()
-    summary = save(path, model, num_levels=4, order=1)
+    summary = save(model, path, num_levels=4, order=1)
     took = time.perf_counter() - started
     entries = sum(p.numel() for p in {*model.parameters(), *model.buffers()})
     assert summary.float_bytes == 4 * entries
@@ -192,7 +192,7 @@ def test_summary_counts_everything_once(tmp_path):
 
 def test_zeros_take_fewer_bytes_than_the_numbers_beside_them(tmp_path):
     state = {"mean": torch.zeros(200), "variance": torch.rand(200) + 1}
-    summary = save(tmp_path / "norm.hemp", state)
+    summary = save(state, tmp_path / "norm.hemp")
     mean, variance = (tensor.bytes for tensor in summary.tensors)
     assert 0 < 4 * mean < variance  # a bit and seven or eight each
     assert 18 < summary.file_bytes - mean - variance < 60  # header, directory and checksums
@@ -208,7 +208,7 @@ def test_summary_by_hand(tmp_path):
     books = {"down": book, "across": book, "one": Codebook(torch.tensor([1.0]))}
     path = tmp_path / "hand.hemp"
     options = {"order": 2, "scan": "kernel"}
-    for summary in (save(path, state, codebooks=books, **options), inspect(path, **options)):
+    for summary in (save(state, path, codebooks=books, **options), inspect(path, **options)):
         found = {tensor.name: tensor for tensor in summary.tensors}
         rates = {name: tensor.entropy_bits_per_weight for name, tensor in found.items()}
         assert rates == {"down": 0, "across": 0.5, "again": 0.5, "one": 0, "plain": 0}
@@ -224,7 +224,7 @@ def test_summary_by_hand(tmp_path):
 @pytest.mark.parametrize(("count", "end"), [(8, "k7$"), (9, "k7 and 1 more$")])
 def test_many_names_are_cut(tmp_path, count, end):
     path = tmp_path / "x.hemp"
-    save(path, {f"k{n}": torch.zeros(3, 3) for n in range(count)})
+    save({f"k{n}": torch.zeros(3, 3) for n in range(count)}, path)
     with pytest.raises(ValueError, match=f"k0, k1, .*{end}"):
         load_into(nn.Module(), path)
 
@@ -241,7 +241,7 @@ def test_lenet_overhead_is_small(tmp_path):
     for name, shape in shapes.items():
         state[f"{name}.weight"] = torch.randn(shape) * (torch.rand(shape) < 0.01)
         state[f"{name}.bias"] = torch.zeros(shape[0])
-    summary = save(tmp_path / "lenet.hemp", state, num_levels=7, tensors="all")
+    summary = save(state, tmp_path / "lenet.hemp", num_levels=7, tensors="all")
     assert summary.file_bytes - sum(t.bytes for t in summary.tensors) < 100
     found = load(tmp_path / "lenet.hemp")
     assert all(same(found[f"{name}.bias"], state[f"{name}.bias"]) for name in shapes)
@@ -249,7 +249,7 @@ def test_lenet_overhead_is_small(tmp_path):
 
 def test_many_alike_names_are_deflated(tmp_path):
     state = {f"blocks.{i}.norm.{leaf}": torch.zeros(8) for i in range(60) for leaf in "abcd"}
-    summary = save(tmp_path / "many.hemp", state)
+    summary = save(state, tmp_path / "many.hemp")
     assert (tmp_path / "many.hemp").read_bytes()[5] == 1
     assert summary.file_bytes < 1500
     assert list(load(tmp_path / "many.hemp")) == list(state)
@@ -262,7 +262,7 @@ def test_large_tensors_have_sections_of_their_own(tmp_path):
         "b": torch.zeros(10),
         "c": torch.ones(10),
     }
-    save(tmp_path / "s.hemp", state)
+    save(state, tmp_path / "s.hemp")
     with files.opened(tmp_path / "s.hemp") as file:
         assert [[r.name for r in group] for _, _, group in file.sections()] == [
             ["a"],
@@ -273,10 +273,10 @@ def test_large_tensors_have_sections_of_their_own(tmp_path):
 
 
 def test_empty_state_dict(tmp_path):
-    summary = save(tmp_path / "e.hemp", {})
+    summary = save({}, tmp_path / "e.hemp")
     assert summary.file_bytes == 15 and summary.float_bytes == 0
     assert load(tmp_path / "e.hemp") == {}
-    assert save(tmp_path / "m.hemp", nn.ReLU()).tensors == []
+    assert save(nn.ReLU(), tmp_path / "m.hemp").tensors == []
 
 
 def test_tied_tensors_are_recognized_by_their_memory(tmp_path):
@@ -289,7 +289,7 @@ def test_tied_tensors_are_recognized_by_their_memory(tmp_path):
         "part": base[:3],
         "equal": base.clone(),
     }
-    summary = save(tmp_path / "t.hemp", state, codebooks={})
+    summary = save(state, tmp_path / "t.hemp", codebooks={})
     aliases = [t.name for t in summary.tensors if t.coder == "alias of base"]
     assert aliases == ["same", "view"]
     assert summary.float_bytes == 4 * (36 * 3 + 18)
@@ -301,7 +301,7 @@ def test_tied_tensors_are_recognized_by_their_memory(tmp_path):
 def test_codebook_of_a_tied_tensor_by_either_name(tmp_path):
     weight = torch.randn(5, 5)
     book = UniformQuantizer(3).fit(weight)
-    save(tmp_path / "t.hemp", {"first": weight, "second": weight}, codebooks={"second": book})
+    save({"first": weight, "second": weight}, tmp_path / "t.hemp", codebooks={"second": book})
     found = load(tmp_path / "t.hemp")
     assert same(found["first"], book.quantize(weight)) and found["second"] is found["first"]
 
@@ -309,7 +309,7 @@ def test_codebook_of_a_tied_tensor_by_either_name(tmp_path):
 def test_compiled_modules_have_plain_keys(tmp_path):
     model = nn.Linear(4, 3)
     compiled = torch.compile(model)
-    save(tmp_path / "c.hemp", compiled)
+    save(compiled, tmp_path / "c.hemp")
     assert list(load(tmp_path / "c.hemp")) == ["weight", "bias"]
     load_into(compiled, tmp_path / "c.hemp")
 
@@ -330,7 +330,7 @@ def test_choice_of_tensors_of_a_state_dict(tmp_path, tensors, quantized):
         "b.steps": torch.zeros(3, 3, dtype=torch.int64),
         "c.weight": torch.randn(2, 2).double(),
     }
-    summary = save(tmp_path / "x.hemp", state, tensors=tensors)
+    summary = save(state, tmp_path / "x.hemp", tensors=tensors)
     assert [t.name for t in summary.tensors if t.num_levels] == quantized
 
 
@@ -353,7 +353,7 @@ def test_choice_of_tensors_of_a_state_dict(tmp_path, tensors, quantized):
 def test_arguments(tmp_path, arguments, error, message):
     state = {"w": torch.randn(4, 4), "i": torch.zeros(2, dtype=torch.int64)}
     with pytest.raises(error, match=message):
-        save(tmp_path / "x.hemp", state, **arguments)
+        save(state, tmp_path / "x.hemp", **arguments)
     assert os.listdir(tmp_path) == []
 
 
@@ -376,25 +376,25 @@ def test_arguments(tmp_path, arguments, error, message):
 )
 def test_what_cannot_be_written_is_refused_by_name(tmp_path, state, error, message):
     with pytest.raises(error, match=message):
-        save(tmp_path / "x.hemp", state)
+        save(state, tmp_path / "x.hemp")
     assert os.listdir(tmp_path) == []
 
 
 def test_infinity_in_a_plain_tensor_is_kept(tmp_path):
-    save(tmp_path / "x.hemp", {"mask": torch.tensor([0.0, -math.inf])})
+    save({"mask": torch.tensor([0.0, -math.inf])}, tmp_path / "x.hemp")
     assert load(tmp_path / "x.hemp")["mask"].tolist() == [0.0, -math.inf]
 
 
 def test_paths(tmp_path):
     with pytest.raises(IsADirectoryError, match="`path` must be a file; found the folder"):
-        save(tmp_path, {})
+        save({}, tmp_path)
     with pytest.raises(FileNotFoundError, match="`path` must lie in a folder that exists"):
-        save(tmp_path / "no" / "x.hemp", {})
+        save({}, tmp_path / "no" / "x.hemp")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.hemp")
     (tmp_path / "to").mkdir()
     (tmp_path / "link.hemp").symlink_to(tmp_path / "to" / "x.hemp")
-    save(tmp_path / "link.hemp", {})
+    save({}, tmp_path / "link.hemp")
     assert (tmp_path / "link.hemp").is_symlink() and (tmp_path / "to" / "x.hemp").is_file()
     umask = os.umask(0)
     os.umask(umask)
@@ -403,19 +403,19 @@ def test_paths(tmp_path):
 
 def test_an_old_file_survives_every_failure(tmp_path, monkeypatch):
     path = tmp_path / "net.hemp"
-    save(path, {"old": torch.ones(2, 2)})
+    save({"old": torch.ones(2, 2)}, path)
     before = path.read_bytes()
     good, bad = torch.randn(2**20 + 1), torch.tensor([math.nan])
     with pytest.raises(ValueError, match="`b` must have no NaN"):
-        save(path, {"a": good, "b": bad})  # fails in the second section
+        save({"a": good, "b": bad}, path)  # fails in the second section
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            save(path, {"a": good})
+            save({"a": good}, path)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            save(path, {"a": good})
+            save({"a": good}, path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["net.hemp"]
 
 
@@ -425,7 +425,7 @@ def test_what_reads_back_differently_is_not_written(tmp_path, monkeypatch):
     with pytest.raises(
         RuntimeError, match=r"tensor `w` reads back differently.*no file is written"
     ):
-        save(tmp_path / "x.hemp", {"w": torch.randn(40, 40)}, coder="tuples")
+        save({"w": torch.randn(40, 40)}, tmp_path / "x.hemp", coder="tuples")
     assert os.listdir(tmp_path) == []
 
 
@@ -433,39 +433,39 @@ def test_what_reads_back_differently_is_not_written(tmp_path, monkeypatch):
 def test_a_section_that_reads_back_differently_is_not_written(tmp_path, monkeypatch, part):
     """The levels alone or the indices alone: either is enough."""
 
-    read = container.read_section
+    read = writing.read_section
 
     def changed(data, records):
         (content,) = read(data, records)
         other = {"values": content.values[::-1].copy(), "payload": content.payload + b"1"}
         return [replace(content, **{part: other[part]})]
 
-    monkeypatch.setattr(container, "read_section", changed)
+    monkeypatch.setattr(writing, "read_section", changed)
     with pytest.raises(RuntimeError, match="tensor `w` reads back differently"):
-        save(tmp_path / "x.hemp", {"w": torch.randn(40, 40)})
+        save({"w": torch.randn(40, 40)}, tmp_path / "x.hemp")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_directory_that_reads_back_differently_is_not_written(tmp_path, monkeypatch):
-    write = container.write_file
+    write = writing.write_file
 
     def renamed(out, records, *rest):
         write(out, [replace(record, name="v") for record in records], *rest)
 
-    monkeypatch.setattr(container, "write_file", renamed)
+    monkeypatch.setattr(writing, "write_file", renamed)
     with pytest.raises(RuntimeError, match="the directory read back differs"):
-        save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+        save({"w": torch.randn(4, 4)}, tmp_path / "x.hemp")
     assert os.listdir(tmp_path) == []
 
 
 def test_what_is_written_may_be_larger_than_a_reader_allows_unasked(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "default_max_bytes", lambda _: 63)
-    save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+    save({"w": torch.randn(4, 4)}, tmp_path / "x.hemp")
     with pytest.raises(HempFileError, match="63"):
         load(tmp_path / "x.hemp")
     assert load(tmp_path / "x.hemp", max_bytes=64)["w"].shape == (4, 4)
     model = nn.Linear(4, 4, bias=False)
-    save(tmp_path / "y.hemp", model)
+    save(model, tmp_path / "y.hemp")
     assert load_into(model, tmp_path / "y.hemp", max_bytes=64) is model
     with pytest.raises(HempFileError, match="63"):
         load_into(model, tmp_path / "y.hemp")
@@ -473,16 +473,16 @@ def test_what_is_written_may_be_larger_than_a_reader_allows_unasked(tmp_path, mo
 
 def test_coded_sections_wait_beside_the_file_and_nowhere_else(tmp_path, monkeypatch):
     """The folder for temporary files may be small, or in memory."""
-    monkeypatch.setattr(container, "_SPOOL_BYTES", 1)
+    monkeypatch.setattr(writing, "_SPOOL_BYTES", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    save(tmp_path / "x.hemp", {"w": torch.randn(4, 4)})
+    save({"w": torch.randn(4, 4)}, tmp_path / "x.hemp")
     assert os.listdir(tmp_path) == ["x.hemp"]
 
 
 def test_defaults_are_sixteen_levels_and_pairs(tmp_path):
     weights = torch.randn(300, 7)
-    default = save(tmp_path / "x.hemp", {"w": weights, "s": torch.tensor(3)})
-    pairs = save(tmp_path / "y.hemp", {"w": weights}, num_levels=16, order=2)
+    default = save({"w": weights, "s": torch.tensor(3)}, tmp_path / "x.hemp")
+    pairs = save({"w": weights}, tmp_path / "y.hemp", num_levels=16, order=2)
     assert default.tensors[0].num_levels == 16
     assert [tensor.num_entries for tensor in default.tensors] == [2100, 1]
     assert default.entropy_bits_per_weight == pairs.entropy_bits_per_weight
@@ -493,7 +493,7 @@ def test_defaults_are_sixteen_levels_and_pairs(tmp_path):
 
 def test_load_into_tells_all_differences(tmp_path):
     path = tmp_path / "x.hemp"
-    save(path, nn.Linear(4, 3))
+    save(nn.Linear(4, 3), path)
     model = nn.Linear(4, 3)
     before = model.weight.clone()
     wrong = nn.Linear(5, 3, bias=False)

@@ -37,8 +37,8 @@ def test_on_steps_no_channel_is_off_by_much(tmp_path, bias):
     net = network(bias)
     net[1].weight.data[::2] *= -1  # a scale of both signs, of which a dead channel's is the largest
     weights = {name: net.state_dict()[name] for name in ("0.weight", "3.weight")}
-    summary = save(tmp_path / "x.hemp", net, fold_norms=True, tensors=["0.weight", "3.weight"])
-    plain = save(tmp_path / "y.hemp", net, tensors=["0.weight", "3.weight"])
+    summary = save(net, tmp_path / "x.hemp", fold_norms=True, tensors=["0.weight", "3.weight"])
+    plain = save(net, tmp_path / "y.hemp", tensors=["0.weight", "3.weight"])
     assert summary.file_bytes < plain.file_bytes
     found = copy.deepcopy(net)
     found.load_state_dict({**load(tmp_path / "x.hemp"), **weights})
@@ -70,7 +70,7 @@ def test_what_cannot_be_folded_stays_and_what_is_shared_stays_so(tmp_path):
     leaves = ("weight", "bias", "running_mean", "running_var")
     assert changed == {f"twice.{i}.{leaf}" for i in (0, 1) for leaf in leaves}
     assert after["twice.0.weight"] is after["twice.1.weight"]
-    save(tmp_path / "x.hemp", module, fold_norms=True, tensors=["half.weight"])
+    save(module, tmp_path / "x.hemp", fold_norms=True, tensors=["half.weight"])
     load_into(Shared(), tmp_path / "x.hemp")
 
 
@@ -83,5 +83,5 @@ def test_a_norm_that_is_quantized_stays():
 
 def test_a_state_dict_does_not_know_its_norms(tmp_path):
     with pytest.raises(TypeError, match=r"`fold_norms` needs a module.* found OrderedDict"):
-        save(tmp_path / "x.hemp", network(False).state_dict(), fold_norms=True)
+        save(network(False).state_dict(), tmp_path / "x.hemp", fold_norms=True)
     assert not (tmp_path / "x.hemp").exists()

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from hemp_lightning import HempFileError, load, save
 from hemp_lightning.coding import CODERS
-from hemp_lightning.file.container import verify
 from hemp_lightning.file.format.steps import round_to_steps
 from hemp_lightning.file.format.storages import EXACT
+from hemp_lightning.file.load import verify
 from hemp_lightning.file.state import read_entries
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.quantizers import Codebook
@@ -171,7 +171,7 @@ def test_golden_files_decode_to_what_was_written(name, tmp_path):
 @pytest.mark.parametrize("name", SAME_BYTES)
 def test_golden_files_are_written_byte_for_byte(name, tmp_path):
     build, options = CASES[name]
-    save(tmp_path / "x.hemp", build(), **options)
+    save(build(), tmp_path / "x.hemp", **options)
     assert (tmp_path / "x.hemp").read_bytes() == golden(name).read_bytes()
 
 
@@ -223,8 +223,8 @@ def test_a_second_reader_agrees_on_any_file(tmp_path_factory, data):
         if data.draw(st.booleans()):
             state[f"tied.{number}"] = tensor
     save(
-        path,
         state,
+        path,
         codebooks=books,
         coder=data.draw(st.sampled_from(list(CODERS))),
         order=data.draw(st.integers(1, 3)),
@@ -268,5 +268,5 @@ def test_every_flipped_bit_and_every_cut_is_noticed(name, tmp_path):
 if __name__ == "__main__":
     for case, (build, options) in CASES.items():
         if not golden(case).exists():
-            save(golden(case), build(), **options)
+            save(build(), golden(case), **options)
             print(golden(case), golden(case).stat().st_size)

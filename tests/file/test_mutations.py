@@ -1,4 +1,4 @@
-"""Damaged and hostile files: `python tests/file/test_mutations.py 100000 SEED` runs as many as you like.
+"""Damaged and hostile files: `python tests/file/test_mutations.py 100000 SEED` runs more of them.
 
 Half of the mutants get right checksums again, so that they reach the code behind the checksums;
 those may still be valid files, only of other tensors. What must never come is another error than

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hemp_lightning import HempFileError, load, save
-from hemp_lightning.file.container import inspect, verify
+from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.file.parallel import count_threads, in_order
 
 
@@ -61,7 +61,7 @@ def test_arguments(tmp_path, threads, error, message):
     with pytest.raises(error, match=message):
         count_threads(threads)
     with pytest.raises(error, match=message):
-        save(tmp_path / "x.hemp", {}, threads=threads)
+        save({}, tmp_path / "x.hemp", threads=threads)
 
 
 def test_files_do_not_depend_on_threads(tmp_path):
@@ -71,7 +71,7 @@ def test_files_do_not_depend_on_threads(tmp_path):
     state |= {"tied": state["w3"], "b": torch.randn(7, generator=generator)}
     paths = [tmp_path / f"{threads}.hemp" for threads in (1, 2, 5)]
     summaries = [
-        save(path, state, num_levels=5, coder="fast", threads=threads)
+        save(state, path, num_levels=5, coder="fast", threads=threads)
         for path, threads in zip(paths, (1, 2, 5), strict=True)
     ]
     assert len({path.read_bytes() for path in paths}) == 1

@@ -394,8 +394,8 @@ def test_a_file_is_smaller_and_computes_the_same(tmp_path):
     net.fc2.weight.data[:, ~keep[0]] = 0
     net.fc3.weight.data[:, ~keep[1]] = 0
     exact = {"num_levels": 3, "float_dtype": "float32"}
-    plain = save(tmp_path / "plain.hemp", net, **exact)
-    less = save(tmp_path / "less.hemp", net, reorder_units=True, **exact)
+    plain = save(net, tmp_path / "plain.hemp", **exact)
+    less = save(net, tmp_path / "less.hemp", reorder_units=True, **exact)
     assert less.file_bytes < 0.95 * plain.file_bytes
     images = torch.randn(8, 1, 28, 28)
     found = [load_into(build("lenet300"), tmp_path / f"{name}.hemp") for name in ("plain", "less")]
@@ -405,4 +405,4 @@ def test_a_file_is_smaller_and_computes_the_same(tmp_path):
 
 def test_a_state_dict_has_no_layers(tmp_path):
     with pytest.raises(TypeError, match=r"`reorder_units` needs a module.* found OrderedDict"):
-        save(tmp_path / "x.hemp", build("lenet300").state_dict(), reorder_units=True)
+        save(build("lenet300").state_dict(), tmp_path / "x.hemp", reorder_units=True)

@@ -39,7 +39,7 @@ def test_no_channel_is_off_by_much_of_its_deviation(tmp_path, bias):
     net = network(bias)
     state = net.state_dict()
     weights = {name: state.pop(name) for name in ("0.weight", "3.weight")}
-    save(tmp_path / "x.hemp", state)
+    save(state, tmp_path / "x.hemp")
     decoded = network(bias)
     decoded.load_state_dict({**weights, **load(tmp_path / "x.hemp")})
     images = torch.randn(64, 3, 8, 8)

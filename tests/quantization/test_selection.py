@@ -43,13 +43,13 @@ def test_a_shared_parameter_goes_by_its_first_name():
     ("module", "tensors", "message"),
     [
         (network(), ["0.*", "steps"], "found 'steps', which matches none of 0.weight, 0.bias"),
-        (nn.Flatten(), ["x"], "found 'x', which matches none of no floating parameters"),
+        (nn.Flatten(), ["x"], "found 'x', which matches none of none"),
         (
             nn.Sequential(*[nn.BatchNorm1d(2) for _ in range(5)]),
             "weights",
             r"selects nothing in Sequential: .* found 0.weight, .*, 3.bias and 2 more",
         ),
-        (nn.Flatten(), "all", "selects nothing in Flatten: .* found no floating parameters"),
+        (nn.Flatten(), "all", "selects nothing in Flatten: .* found none"),
     ],
 )
 def test_what_is_not_there_is_told(module, tensors, message):

@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch import LightningDataModule
 
 from hemp_lightning import load_into
-from hemp_lightning.file.container import verify
+from hemp_lightning.file.load import verify
 from hemp_lightning.suite.classifier import accuracy
 from hemp_lightning.suite.datasets import MNIST, ImageFolder
 from hemp_lightning.suite.models import build

@@ -43,7 +43,7 @@ def write(path: Path) -> None:
     """Write one network and the other until killed."""
     while True:
         for state in states():
-            save(path, state, num_levels=8)
+            save(state, path, num_levels=8)
 
 
 class Net(LightningModule):
@@ -94,7 +94,7 @@ def kill_writers(kills: int, folder: Path, rng: random.Random) -> None:
     path = folder / "net.hemp"
     wanted = []
     for state in states():
-        save(path, state, num_levels=8)
+        save(state, path, num_levels=8)
         wanted.append(load(path))
     for number in range(kills):
         child = os.fork()

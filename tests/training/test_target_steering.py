@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from hemp_lightning import HEMPCallback, load
 from hemp_lightning.entropy.formula import index_entropy
 from hemp_lightning.quantization.quantizers import Codebook, UniformQuantizer
-from hemp_lightning.training.lambda_control import AIM, LambdaControl, rate_aware, trim
+from hemp_lightning.training.lambda_control import AIM, LambdaControl
 from hemp_lightning.training.target_steering import Approach
+from hemp_lightning.training.trim import rate_aware, trim
 
 
 def follow(target, response, steps=400):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -43,7 +42,7 @@ _NO_FLOATS = np.zeros(0, np.float64)
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
     """What the encoder chose for a tensor; it stands at the front of the payload.
 
     Attributes:
@@ -93,9 +92,9 @@ class ContextCoder:
         if is_trivial(indices.shape, num_levels):
             return b""
         options = _choose(indices, num_levels, self._code, self._has_flags)
-        data = _encode(indices, num_levels, options, self._code)
+        data = encode_with(indices, num_levels, options, self._code)
         if len(data) * 8 > 0.99 * indices.size * math.log2(num_levels):
-            plain = _encode(indices, num_levels, _Options(plain=True), self._code)
+            plain = encode_with(indices, num_levels, Options(plain=True), self._code)
             data = min(data, plain, key=len)
         return data
 
@@ -106,7 +105,7 @@ class ContextCoder:
         # the loops take what they could write to
         buffer = np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), np.uint8)
         state = coding.start_decoder(buffer)
-        options = _code_options(coding.DECODE, state, buffer, num_levels, len(shape), _Options())
+        options = _code_options(coding.DECODE, state, buffer, num_levels, len(shape), Options())
         if options.flags and not self._has_flags:
             raise HempFileError(None, 0, "no flags of silent rows", "flags")
         dtype = index_dtype(num_levels)
@@ -204,19 +203,6 @@ class ContextCoder:
         return 0
 
 
-def warm_up() -> None:
-    """Compile the loops, or load them from numba's cache, so that no timing counts it."""
-    from hemp_lightning.coding.context.fast_coder import FastCoder
-
-    for coder, num_levels in product((ContextCoder(), FastCoder()), (6, 257)):
-        indices = np.arange(6, dtype=index_dtype(num_levels)).reshape(2, 3)
-        coder.encode(indices, num_levels)
-        coder.rate(indices, num_levels)
-        for options in (_Options(), _Options(plain=True)):  # `encode` would choose one of them
-            data = _encode(indices, num_levels, options, coder._code)
-            coder.decode(data, indices.shape, num_levels)
-
-
 def _log2_table() -> np.ndarray:
     return np.concatenate([[17.0], 16 - np.log2(np.arange(1, 65537))])
 
@@ -229,7 +215,7 @@ def _dims(shape: tuple[int, ...]) -> np.ndarray:
     return np.array([shape[0], shape[1], inner, shape[-1] if len(shape) > 2 else 1], np.int64)
 
 
-def _model(options: _Options, num_levels: int) -> np.ndarray:
+def _model(options: Options, num_levels: int) -> np.ndarray:
     below, above = options.sides(num_levels)
     flags = [options.half, options.binary, options.flags]
     return np.array([below, above, *flags, options.scale], np.int64)
@@ -281,12 +267,13 @@ def _code_plain(
     return True
 
 
-def _encode(
+def encode_with(
     indices: np.ndarray,
     num_levels: int,
-    options: _Options,
+    options: Options,
     code: Callable[..., bool] = code_indices,
 ) -> bytes:
+    """The payload with these options, by the loop `code`."""
     turned = indices.transpose(scan_axes(options.scan, indices.ndim))
     size = 8192 + indices.size * num_levels.bit_length() // 8
     while True:
@@ -305,15 +292,15 @@ def _encode(
 
 
 def _code_options(
-    mode: int, state: np.ndarray, buffer: np.ndarray, num_levels: int, ndim: int, options: _Options
-) -> _Options:
+    mode: int, state: np.ndarray, buffer: np.ndarray, num_levels: int, ndim: int, options: Options
+) -> Options:
     """Write the options, or read them: the ones that were coded."""
 
     def flag(value: bool, one: int = _OPTION_ONE) -> bool:
         return bool(coding.code_bit(mode, state, buffer, one, int(value)))
 
     if flag(options.plain):
-        return _Options(plain=True)
+        return Options(plain=True)
     half = flag(options.half)
     middle = num_levels // 2
     centre = middle if half else options.centre
@@ -324,7 +311,7 @@ def _code_options(
             centre = int(coded[0])
         else:
             centre = middle
-    found = _Options(half=half, centre=centre)
+    found = Options(half=half, centre=centre)
     binary = max(found.sides(num_levels)) > _MAX_UNARY or flag(options.binary)
     flags = not half and flag(options.flags)
     scan = SCANS.index(options.scan) if ndim >= 2 else 0
@@ -333,7 +320,7 @@ def _code_options(
     scale = 0
     while scale < _MAX_SCALE and flag(scale < options.scale, _SCALE_ONE):
         scale += 1
-    return _Options(False, SCANS[scan], half, centre, binary, flags, scale)
+    return Options(False, SCANS[scan], half, centre, binary, flags, scale)
 
 
 def _choose(
@@ -341,13 +328,13 @@ def _choose(
     num_levels: int,
     code: Callable[..., bool] = code_indices,
     has_flags: bool = True,
-) -> _Options:
+) -> Options:
     """Options by the statistics of the indices; the scan by coding a part in each."""
     counts = tally(indices, num_levels)
     centre = int(counts.argmax())
     if counts[num_levels // 2] == counts[centre]:
         centre = num_levels // 2
-    options = _Options(half=_has_no_centre(counts), centre=centre)
+    options = Options(half=_has_no_centre(counts), centre=centre)
     below, above = options.sides(num_levels)
     positions = np.arange(num_levels)
     mean = float((counts * np.abs(positions - centre)).sum()) / indices.size
@@ -362,14 +349,14 @@ def _choose(
     trial = code if mean < _SPARSE else code_fast  # which ranks the scans of dense tensors as well
     sizes = {}
     for scan in _scans(indices.ndim, mean):
-        sizes[scan] = len(_encode(part, num_levels, replace(options, scan=scan), trial))
+        sizes[scan] = len(encode_with(part, num_levels, replace(options, scan=scan), trial))
     options = replace(options, scan=min(sizes, key=lambda scan: sizes[scan]))
     if options.half or not has_flags or _silent_rows(indices, options) < 0.05:
         return options
     flags = replace(options, flags=True)
     if indices.size > _SMALL:
         return flags
-    return min(options, flags, key=lambda choice: len(_encode(indices, num_levels, choice)))
+    return min(options, flags, key=lambda choice: len(encode_with(indices, num_levels, choice)))
 
 
 def _has_no_centre(counts: np.ndarray) -> bool:
@@ -391,7 +378,7 @@ def _scans(ndim: int, mean: float) -> tuple[str, ...]:
     return SCANS if mean < _SPARSE else ("row_major", "kernel")
 
 
-def _silent_rows(indices: np.ndarray, options: _Options) -> float:
+def _silent_rows(indices: np.ndarray, options: Options) -> float:
     turned = indices.transpose(scan_axes(options.scan, indices.ndim))
     return float((turned.reshape(len(turned), -1) == options.centre).all(1).mean())
 

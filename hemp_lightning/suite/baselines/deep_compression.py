@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from hemp_lightning.file.container import save
+from hemp_lightning.file.save import save
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import LloydMaxQuantizer
 from hemp_lightning.suite.baselines.pruning import magnitude_masks
@@ -125,8 +125,8 @@ class DeepCompression(Callback):
         }
         if trainer.is_global_zero:
             self.summary = save(
-                self.path,
                 network_of(pl_module),
+                self.path,
                 codebooks=codebooks,
                 coder=self.coder,
                 fold_norms=True,

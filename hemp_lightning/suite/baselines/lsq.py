@@ -9,7 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from hemp_lightning.file.container import save
+from hemp_lightning.file.save import save
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.suite.baselines.weights import Stand, network_of, weight_tensors
 
@@ -186,8 +186,8 @@ class LSQ(Callback):
             codebooks[name] = Codebook(grid * float(step.detach().half()))
         if trainer.is_global_zero:
             self.summary = save(
-                self.path,
                 network_of(pl_module),
+                self.path,
                 codebooks=codebooks,
                 coder=self.coder,
                 fold_norms=True,

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from hemp_lightning.file.container import save
+from hemp_lightning.file.save import save
 from hemp_lightning.suite.baselines.weights import network_of
 
 
@@ -45,8 +45,8 @@ class PostTraining(Callback):
         """Write the file, on one process."""
         if trainer.is_global_zero:
             self.summary = save(
-                self.path,
                 network_of(pl_module),
+                self.path,
                 num_levels=self.num_levels,
                 quantizer=self.quantizer,
                 coder=self.coder,

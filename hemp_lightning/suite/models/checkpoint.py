@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hemp_lightning.errors import listed
+
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".hemp")
 
 
@@ -37,7 +39,7 @@ def read_state_dict(path: str | Path, name: str = "model.checkpoint") -> dict[st
     if not path.is_file():
         raise FileNotFoundError(f"`{name}`: expected a file; found none at {path}")
     if path.suffix == ".hemp":
-        from hemp_lightning.file.container import load
+        from hemp_lightning.file.load import load
 
         return load(path)
     if path.suffix == ".safetensors":
@@ -83,11 +85,11 @@ def load_checkpoint(
     ]
     problems = []
     if missing:
-        problems.append(f"{len(missing)} keys missing in the file ({_some(missing)})")
+        problems.append(f"{len(missing)} keys missing in the file ({listed(missing)})")
     if unexpected:
-        problems.append(f"{len(unexpected)} keys that the network lacks ({_some(unexpected)})")
+        problems.append(f"{len(unexpected)} keys that the network lacks ({listed(unexpected)})")
     if shapes:
-        problems.append(f"{len(shapes)} shapes that differ ({_some(shapes)})")
+        problems.append(f"{len(shapes)} shapes that differ ({listed(shapes)})")
     if problems:
         raise ValueError(
             f"`{name}`: {path} does not fit this {type(network).__name__}: "
@@ -118,7 +120,3 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

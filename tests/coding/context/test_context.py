@@ -127,9 +127,9 @@ def test_every_option_decodes_by_the_reference(
     scan: str, half: bool, binary: bool, scale: int
 ) -> None:
     indices, num_levels = noise(10, (9, 3, 2, 3), 15, 0.3), 15
-    options = context._Options(scan=scan, half=half, centre=7, binary=binary, scale=scale)
+    options = context.Options(scan=scan, half=half, centre=7, binary=binary, scale=scale)
     options = replace(options, flags=not half and binary)
-    data = context._encode(indices.astype(np.uint8), num_levels, options)
+    data = context.encode_with(indices.astype(np.uint8), num_levels, options)
     np.testing.assert_array_equal(ContextCoder().decode(data, indices.shape, num_levels), indices)
     np.testing.assert_array_equal(decode_reference(data, indices, num_levels), indices)
 
@@ -149,9 +149,9 @@ def test_pieces_of_equally_likely_indices_change_no_byte(monkeypatch: pytest.Mon
 def test_first_and_last_levels_at_the_ends_of_dtypes(num_levels: int, half: bool) -> None:
     """What the loops hold of an index is one larger with `half`: no dtype may be left by that."""
     indices = np.resize([0, num_levels - 1, num_levels // 2, num_levels // 2 - 1], (4, 5))
-    options = context._Options(half=half, centre=num_levels // 2, binary=True, scale=9)
+    options = context.Options(half=half, centre=num_levels // 2, binary=True, scale=9)
     for coder in (ContextCoder(), FastCoder()):
-        data = context._encode(indices, num_levels, options, coder._code)
+        data = context.encode_with(indices, num_levels, options, coder._code)
         np.testing.assert_array_equal(coder.decode(data, (4, 5), num_levels), indices)
         reference = decode_reference(data, indices, num_levels, coder.name == "fast")
         np.testing.assert_array_equal(reference, indices)
@@ -309,7 +309,8 @@ def test_warm_up_compiles_everything() -> None:
 import numpy as np
 from hemp_lightning.coding.context import counter_loop
 from hemp_lightning.coding.context import mixing_loop
-from hemp_lightning.coding.context.coder import ContextCoder, warm_up
+from hemp_lightning.coding.context.coder import ContextCoder
+from hemp_lightning.coding.context.warm_up import warm_up
 from hemp_lightning.coding.context.fast_coder import FastCoder
 warm_up()
 loops = [mixing_loop._LOOPS[mode] for mode in range(3)]
@@ -411,8 +412,8 @@ def test_lengths_are_for_few_levels() -> None:
 
 
 def test_the_fast_coder_refuses_what_it_never_writes() -> None:
-    options = context._Options(flags=True, centre=3)
-    data = context._encode(np.full((5, 6), 2, np.uint8), 7, options)
+    options = context.Options(flags=True, centre=3)
+    data = context.encode_with(np.full((5, 6), 2, np.uint8), 7, options)
     assert (ContextCoder().decode(data, (5, 6), 7) == 2).all()
     with pytest.raises(HempFileError, match="no flags of silent rows, found flags"):
         FastCoder().decode(data, (5, 6), 7)

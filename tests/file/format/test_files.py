@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hemp_lightning import HempFileError, load, save
-from hemp_lightning.file.container import inspect, verify
 from hemp_lightning.file.format import files
+from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.ground.bitstream import ByteReader, FileBytes
 
 GOLDEN = sorted((Path(__file__).parents[2] / "data").glob("version*.hemp"))
@@ -45,7 +45,7 @@ def test_every_flip_and_every_cut_is_refused(tmp_path: Path) -> None:
     path, broken = tmp_path / "a.hemp", tmp_path / "b.hemp"
     generator = torch.Generator().manual_seed(0)
     tensors = {"w": torch.randn(9, 9, generator=generator), "n": torch.arange(40) % 7}
-    save(path, tensors, num_levels=5)
+    save(tensors, path, num_levels=5)
     data = path.read_bytes()
     for bit in range(8 * len(data)):
         changed = bytearray(data)
@@ -67,7 +67,7 @@ def test_a_large_tensor_of_planes_is_checked_without_its_words(
 
     path = tmp_path / "a.hemp"
     weights = 1 + torch.rand(1000, generator=torch.Generator().manual_seed(0)) / 1000
-    save(path, {"w": weights}, tensors=[], float_dtype="float32")
+    save({"w": weights}, path, tensors=[], float_dtype="float32")
     lengths = []
     read = sections.read_block
 

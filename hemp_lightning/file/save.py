@@ -16,15 +16,13 @@ from dataclasses import replace
 from itertools import islice
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hemp_lightning.entropy.formula import index_entropy
-from hemp_lightning.errors import located
+from hemp_lightning.errors import listed
 from hemp_lightning.file.encode import Options, encode_plain, encode_quantized
 from hemp_lightning.file.fold_norms import folded_state
-from hemp_lightning.file.format.directory import ALIAS, QUANTIZED, Record
-from hemp_lightning.file.format.files import HempFile, checksum_of, opened, replacing, write_file
+from hemp_lightning.file.format.directory import ALIAS, Record
+from hemp_lightning.file.format.files import checksum_of, opened, replacing, write_file
 from hemp_lightning.file.format.sections import SECTION_BYTES, Content, read_section, write_section
 from hemp_lightning.file.format.storages import QUANTIZABLE
 from hemp_lightning.file.parallel import count_threads, in_order
@@ -37,7 +35,7 @@ from hemp_lightning.file.state import (
     read_entries,
     uncompiled,
 )
-from hemp_lightning.file.summary import Summary, TensorSummary, original, summarize, total
+from hemp_lightning.file.summary import Summary, TensorSummary, indices_entropy, summarize, total
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
@@ -46,8 +44,8 @@ _SPOOL_BYTES = 2**24  # coded sections beyond this wait on the disk and not in m
 
 
 def save(
-    path: str | os.PathLike[str],
     model_or_state_dict: nn.Module | State,
+    path: str | os.PathLike[str],
     *,
     num_levels: int = 16,
     quantizer: str | Quantizer = "lloyd_max",
@@ -68,11 +66,11 @@ def save(
     thread: beside the state_dict there is memory for a few copies of `threads` of them.
 
     Args:
-        path: The file to write.
         model_or_state_dict: What to write; all of its state_dict is in the file.
+        path: The file to write.
         num_levels: The most levels of a quantized tensor.
-        quantizer: Fits levels to tensors: a name of `hemp_lightning.quantization.quantizers.QUANTIZERS` or an
-            object with `fit`.
+        quantizer: Fits levels to tensors: a name of
+            `hemp_lightning.quantization.QUANTIZERS` or an object with `fit`.
         coder: A name of `hemp_lightning.coding.CODERS`. `context` gives way to a simpler coder
             where that is smaller.
         codebooks: Codebooks by name: exactly these tensors are quantized, with these. `num_levels`,
@@ -110,7 +108,8 @@ def save(
     Example:
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
-        >>> summary = save(f"{folder.name}/net.hemp", nn.Linear(64, 32), num_levels=4)
+        >>> summary = save(nn.Linear(64, 32), f"{folder.name}/net.hemp", num_levels=4)
+        >>> from hemp_lightning import load
         >>> summary.float_bytes, summary.tensors[0].num_levels
         (8320, 4)
         >>> [tuple(tensor.shape) for tensor in load(summary.path).values()]
@@ -158,7 +157,7 @@ def save(
         content, indices = encode_quantized(entry.name, tensor, codebook, options)
         del tensor
         _check(np.array_equal(content.indices(), indices), entry.name)
-        return content, summarize(content, _entropy(content, indices, order, scan))
+        return content, summarize(content, indices_entropy(content, indices, order, scan))
 
     records: dict[int, Record] = {}
     sizes: list[int] = []
@@ -202,162 +201,6 @@ def save(
                 pass
             file_bytes = written.size
     return total(path, file_bytes, ordered, summaries, time.perf_counter() - begin)
-
-
-def load(
-    path: str | os.PathLike[str],
-    device: torch.device | str = "cpu",
-    *,
-    max_bytes: int | None = None,
-    threads: int | None = None,
-) -> dict[str, Tensor]:
-    """Read a file: the state_dict that was saved, with its quantized weights.
-
-    Args:
-        path: A `.hemp` file.
-        device: Where the tensors go.
-        max_bytes: The most bytes that the tensors may take; by default 256 MiB and 4096 times the
-            size of the file. A file that declares more is refused before anything is allocated.
-        threads: How many tensors are decoded at a time; None for one per processor at hand, at
-            most 8.
-
-    Returns:
-        Tensors by key, in the order, shapes and dtypes of the saved state_dict; keys of tied
-        weights share one tensor.
-
-    Raises:
-        HempFileError: If the file is not a whole, valid `.hemp` file, or is larger than allowed.
-        OSError: If it cannot be read.
-    """
-    with opened(path, max_bytes) as file:
-        tensors = {name: tensor.to(device) for name, tensor in decoded(file, threads)}
-        return {record.name: tensors[original(file.records, record)] for record in file.records}
-
-
-def decoded(file: HempFile, threads: int | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of an open file with their names, in its order, aliases left out.
-
-    Args:
-        file: Of `hemp_lightning.file.format.files.opened`.
-        threads: See `load`; so many tensors are in memory at a time.
-
-    Raises:
-        HempFileError: As `load`.
-    """
-    return in_order(
-        lambda content: (content.record.name, content.tensor()),
-        _contents(file),
-        count_threads(threads),
-    )
-
-
-def load_into(
-    model: nn.Module, path: str | os.PathLike[str], *, max_bytes: int | None = None
-) -> nn.Module:
-    """Read a file into a model, which must have the very keys and shapes of the file.
-
-    Args:
-        model: Its parameters and buffers are overwritten, and keep their dtypes and devices.
-        path: A `.hemp` file.
-        max_bytes: See `load`.
-
-    Returns:
-        The model.
-
-    Raises:
-        HempFileError: As `load`.
-        ValueError: If keys or shapes differ; all differences are told, and nothing is overwritten.
-    """
-    state = load(path, max_bytes=max_bytes)
-    target = uncompiled(model)
-    own = target.state_dict()
-    differences = []
-    for what, names in (
-        ("has no", [name for name in own if name not in state]),
-        ("has the unknown", [name for name in state if name not in own]),
-    ):
-        if names:
-            differences.append(f"{what} {_some(names)}")
-    for name, tensor in state.items():
-        expected = getattr(own.get(name), "shape", tensor.shape)
-        if expected != tensor.shape:
-            differences.append(f"has {name} of shape {tuple(tensor.shape)}, not {tuple(expected)}")
-    if differences:
-        raise ValueError(
-            f"`path` must hold the tensors of `model`, a {type(target).__name__}; "
-            f"found that {os.fspath(path)} {'; '.join(differences)}"
-        )
-    target.load_state_dict(state)
-    return model
-
-
-def inspect(
-    path: str | os.PathLike[str],
-    *,
-    order: int = 2,
-    scan: str = "row_major",
-    max_bytes: int | None = None,
-    threads: int = 1,
-) -> Summary:
-    """What is in a file, without more memory than its largest section takes for each thread.
-
-    Args:
-        path: A `.hemp` file.
-        order: Length of the tuples of the entropies.
-        scan: Scan order of the tuples.
-        max_bytes: See `load`.
-        threads: How many tensors are decoded at a time.
-
-    Raises:
-        HempFileError: As `load`.
-        ValueError: If `order` or `scan` is out of range.
-    """
-
-    def look(content: Content) -> TensorSummary:
-        if content.record.kind != QUANTIZED:
-            return summarize(content)
-        # the indices are gone before their coder decodes them again, to see what its model takes
-        return summarize(content, _entropy(content, content.indices(), order, scan))
-
-    with opened(path, max_bytes) as file:
-        contents = _contents(file, keeps_entries=False)
-        found = in_order(look, contents, count_threads(threads))
-        summaries = {summary.name: summary for summary in found}
-        return total(path, file.size, file.records, summaries)
-
-
-def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None, threads: int = 1) -> None:
-    """Check a whole file: checksums, and that every tensor decodes.
-
-    Args:
-        path: A `.hemp` file.
-        max_bytes: See `load`.
-        threads: How many tensors are decoded at a time.
-
-    Raises:
-        HempFileError: As `load`.
-    """
-
-    def check(content: Content) -> None:
-        if content.record.kind == QUANTIZED:  # others are decoded with their section
-            content.indices()
-
-    with opened(path, max_bytes) as file:
-        for _ in in_order(check, _contents(file, keeps_entries=False), count_threads(threads)):
-            pass
-
-
-def _contents(file: HempFile, *, keeps_entries: bool = True) -> Iterator[Content]:
-    """Contents of all sections, one section at a time; see `read_section`."""
-    for start, data, records in file.sections():
-        with located(start):
-            contents = read_section(data, records, keeps_entries=keeps_entries)
-        del data
-        contents.reverse()
-        while contents:  # what was taken is nobody else's, and can be freed
-            content = contents.pop()
-            yield replace(content, offset=start + content.offset)
-            del content
 
 
 def _sections(entries: list[Entry]) -> Iterator[list[int]]:
@@ -406,7 +249,7 @@ def _check_codebooks(
         if name not in by_name:
             raise ValueError(
                 f"`codebooks` must have names of the state_dict; found {name!r}, which is none of "
-                f"{_some(list(by_name))}"
+                f"{listed(list(by_name))}"
             )
         tensor = by_name[name]
         if tensor.dtype not in QUANTIZABLE or not tensor.numel():
@@ -419,11 +262,3 @@ def _check_codebooks(
                 f"`codebooks[{name!r}]` must be a Codebook; found {type(codebook).__name__}"
             )
     return {_position(entries, name): codebook.to("cpu") for name, codebook in codebooks.items()}
-
-
-def _entropy(content: Content, indices: np.ndarray, order: int, scan: str) -> float:
-    return index_entropy(torch.from_numpy(indices), content.record.num_levels, order, scan=scan)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
