@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from hemp_lightning.coding import CODERS, get_coder
-from hemp_lightning.coding.coder import Coder, gather, index_dtype, tally
+from hemp_lightning.coding.coder import gather, index_dtype, tally
 from hemp_lightning.coding.compressors import RawCoder
 from hemp_lightning.coding.tuples.coder import TuplesCoder
 from hemp_lightning.file.format.directory import PLAIN, QUANTIZED, Record
@@ -17,59 +15,49 @@ from hemp_lightning.file.format.levels import needs_wide
 from hemp_lightning.file.format.sections import Content
 from hemp_lightning.file.format.steps import round_to_steps
 from hemp_lightning.file.format.storages import EXACT, FLOAT_DTYPES, STEPS, fits, to_words
+from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.codebook import Codebook
 
 _CHUNK = 2**22  # weights that are assigned to levels at a time
+_MOST_TUPLES = 2**62  # different ones that the coder of tuples can number
 
 
-@dataclass(frozen=True)
-class Options:
-    """How tensors are coded; see `hemp_lightning.save`."""
+def shortest_payload(
+    indices: np.ndarray, num_levels: int, options: FileOptions
+) -> tuple[bytes, int]:
+    """The payload of the coder of `options`, or a shorter one, and the number of its coder.
 
-    coder: str
-    order: int
-    scan: str
-    float_dtype: str
+    Next to the context coder, which learns as it goes, a simpler one may win on a tensor: the
+    tuples that the entropy term counted, or plain bits. We trust any other coder without trying
+    alternatives. A coder whose least possible size is not smaller does not run.
 
-    def __post_init__(self) -> None:
-        if self.float_dtype not in FLOAT_DTYPES:
-            raise ValueError(
-                f"`float_dtype` must be one of {', '.join(FLOAT_DTYPES)}; "
-                f"found {self.float_dtype!r}"
-            )
-        self.coders()
-
-    def coders(self) -> tuple[Coder, list[TuplesCoder | RawCoder]]:
-        """The coder to use, and those to try beside it.
-
-        Next to the context coder, which learns as it goes, a simpler one may win on a tensor: the
-        tuples that the entropy term counted, or plain bits. Another coder is taken by its word.
-        """
-        if self.order < 1:
-            raise ValueError(f"`order` must be at least 1; found {self.order}")
-        tuples = TuplesCoder(order=self.order, scan=self.scan)
-        if self.coder == "tuples":
-            return tuples, []
-        return get_coder(self.coder), [tuples, RawCoder()] if self.coder == "context" else []
-
-    def encode(self, indices: np.ndarray, num_levels: int) -> tuple[bytes, int]:
-        """The shortest payload of `coders`, and the number of its coder.
-
-        A coder that cannot be shorter, by what it needs at least, is not run.
-        """
-        coder, simpler = self.coders()
-        payload = coder.encode(indices, num_levels)
-        for other in simpler:
+    Args:
+        indices: Integers in `[0, num_levels)`, any shape.
+        num_levels: At least 2.
+        options: Its `coder`, `order` and `scan`.
+    """
+    tuples = {"order": options.order, "scan": options.scan}
+    coder = get_coder(options.coder, **tuples if options.coder == "tuples" else {})
+    payload = coder.encode(indices, num_levels)
+    if options.coder == "context":
+        for other in _simpler(num_levels, options):
             if other.least_bytes(indices, num_levels) < len(payload):
                 coded = other.encode(indices, num_levels)
                 if len(coded) < len(payload):
                     coder, payload = other, coded
-        return payload, CODERS[coder.name].number
+    return payload, CODERS[coder.name].number
+
+
+def _simpler(num_levels: int, options: FileOptions) -> list[TuplesCoder | RawCoder]:
+    """Coders to try beside the context coder, those that can number their tuples."""
+    if num_levels**options.order > _MOST_TUPLES:
+        return [RawCoder()]
+    return [TuplesCoder(order=options.order, scan=options.scan), RawCoder()]
 
 
 def encode_quantized(
-    name: str, tensor: Tensor, codebook: Codebook, options: Options
+    name: str, tensor: Tensor, codebook: Codebook, options: FileOptions
 ) -> tuple[Content, np.ndarray]:
     """Content of a tensor (on the CPU) that is quantized, and its indices.
 
@@ -84,7 +72,7 @@ def encode_quantized(
         indices = gather(ranks, indices.reshape(-1)).reshape(indices.shape)
     coder, payload = 0, b""
     if len(used) > 1:
-        payload, coder = options.encode(indices, len(used))
+        payload, coder = shortest_payload(indices, len(used), options)
     record = Record(
         name,
         QUANTIZED,
@@ -99,7 +87,7 @@ def encode_quantized(
     return Content(record, levels, payload), indices
 
 
-def encode_plain(name: str, tensor: Tensor, options: Options, norms: Norms) -> Content:
+def encode_plain(name: str, tensor: Tensor, options: FileOptions, norms: Norms) -> Content:
     """Content of a tensor (on the CPU) that is stored as it is, or shorter within tolerance."""
     storage, limits = EXACT[tensor.dtype], None
     if options.float_dtype == "steps" and tensor.dtype == torch.float32 and tensor.ndim < 2:

@@ -19,12 +19,13 @@ import numpy as np
 from torch import nn
 
 from hemp_lightning.errors import listed
-from hemp_lightning.file.encode import Options, encode_plain, encode_quantized
+from hemp_lightning.file.encode import encode_plain, encode_quantized
 from hemp_lightning.file.fold_norms import folded_state
 from hemp_lightning.file.format.directory import ALIAS, Record
 from hemp_lightning.file.format.files import checksum_of, opened, replacing, write_file
 from hemp_lightning.file.format.sections import SECTION_BYTES, Content, read_section, write_section
 from hemp_lightning.file.format.storages import QUANTIZABLE
+from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.parallel import count_threads, in_order
 from hemp_lightning.file.reorder_units import reordered_state
 from hemp_lightning.file.state import (
@@ -117,7 +118,7 @@ def save(
     """
     begin = time.perf_counter()
     threads = count_threads(threads)
-    options = Options(coder, order, scan, float_dtype)
+    options = FileOptions(coder, float_dtype, fold_norms, reorder_units, order, scan)
     entries = read_entries(model_or_state_dict)
     if codebooks is None:
         fitter = get_quantizer(quantizer, num_levels)

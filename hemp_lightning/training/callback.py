@@ -20,6 +20,7 @@ from torch.optim import LBFGS, Optimizer
 from hemp_lightning.entropy.context_lengths import RATE_MODELS, ContextRates
 from hemp_lightning.entropy.context_lengths import warm_up as warm_up_context
 from hemp_lightning.entropy.formula import SCOPES, entropy_and_gradients, warm_up
+from hemp_lightning.file import options as file_options
 from hemp_lightning.file.save import save
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import check_scan
@@ -37,28 +38,22 @@ AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging
 
 
 @dataclass(frozen=True)
-class FileOptions:
-    """What is written at the end of training.
+class FileOptions(file_options.FileOptions):
+    """What is written at the end of training: as `save` has it, and two words of the training.
 
     Args:
         module: Name of the submodule that is trained and written, such as `network`, so that the
             file has the keys of the plain network; None for the whole LightningModule.
-        coder: Coder of the indices, a name of `hemp_lightning.coding.CODERS`.
-        float_dtype: How tensors that are not quantized are held; see `save`.
         recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
             quantized weights before writing; 0 keeps those of the training.
-        fold_norms: Say each BatchNorm in two numbers a channel and not four; see `save`.
-        reorder_units: Put hidden units that fell silent behind the others; see `save`.
     """
 
-    module: str | None = None
-    coder: str = "context"
     float_dtype: str = "steps"
+    module: str | None = None
     recalibrate_batches: int = 100
-    fold_norms: bool = False
-    reorder_units: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.recalibrate_batches < 0:
             raise ValueError(
                 f"`recalibrate_batches` must be at least 0; found {self.recalibrate_batches}"

@@ -5,7 +5,8 @@ import pytest
 
 from hemp_lightning.coding import CODERS, get_coder
 from hemp_lightning.coding.tuples.coder import TuplesCoder
-from hemp_lightning.file.encode import Options
+from hemp_lightning.file.encode import shortest_payload
+from hemp_lightning.file.options import FileOptions
 
 RANDOM = np.random.default_rng(5)
 PAIRS = np.repeat(np.where(RANDOM.random((100, 300)) < 0.05, 3, 1), 2, axis=1)
@@ -23,7 +24,7 @@ SETS = {
 @pytest.mark.parametrize("name", SETS)
 def test_the_shortest_payload_is_taken(name):
     indices, num_levels = SETS[name]
-    payload, number = Options("context", 2, "row_major", "steps").encode(indices, num_levels)
+    payload, number = shortest_payload(indices, num_levels, FileOptions())
     coders = [get_coder("context"), get_coder("tuples", order=2), get_coder("raw")]
     payloads = {CODERS[c.name].number: c.encode(indices, num_levels) for c in coders}
     assert payloads[number] == payload
@@ -34,12 +35,20 @@ def test_a_hopeless_coder_does_not_run(monkeypatch):
     ran = []
     monkeypatch.setattr(TuplesCoder, "encode", lambda *_: ran.append(1) or b"")
     rows = np.repeat(RANDOM.integers(0, 16, (40, 1)), 100, axis=1)
-    Options("context", 2, "row_major", "steps").encode(rows, 16)
+    shortest_payload(rows, 16, FileOptions())
     assert not ran
 
 
 def test_another_coder_is_taken_by_its_word():
     indices, num_levels = SETS["two"]
     for name in ("tuples", "bz2", "fast"):
-        _, number = Options(name, 2, "row_major", "steps").encode(indices, num_levels)
+        _, number = shortest_payload(indices, num_levels, FileOptions(coder=name))
         assert number == CODERS[name].number
+
+
+def test_tuples_too_long_to_number_concern_only_the_coder_of_tuples():
+    indices, num_levels = SETS["dense"]
+    payload, number = shortest_payload(indices, num_levels, FileOptions(order=16))
+    assert number == CODERS["context"].number and payload
+    with pytest.raises(ValueError, match="`order` must be at most 15 with 16 levels"):
+        shortest_payload(indices, num_levels, FileOptions(coder="tuples", order=16))
