@@ -1,22 +1,120 @@
-"""How the loops of the kernels are compiled by numba.
+"""How loops are compiled by numba, and when machine code in numba's cache is too old.
 
-Numba's cache compares the time of the file that a function stands in, not of those that it calls
-into: what is compiled into a loop belongs in its file. Nor is a loop a closure, which numba finds
-in its cache in no other process than its own.
+Numba compiles the constants and helpers that a loop takes from other files into the loop, but its
+own cache looks at the loop's file alone. `jit` looks at the sources of all modules that the loop's
+module imports from this package as well: a change in any of them compiles the loop anew.
+
+A loop is no closure over functions: numba finds those in its cache in no other process.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import ast
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from importlib.machinery import PathFinder
+from types import FunctionType
 from typing import Any
 
 from numba import config, njit
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import overload
-
-jit: Any = partial(njit, nogil=True, cache=True, error_model="numpy")
-fused: Any = partial(jit, fastmath={"contract"})  # a product and a sum in one instruction
-inlined: Any = njit(inline="always")
-unrolled: Any = partial(overload, jit_options={"forceinline": True, "error_model": "numpy"})
 
 IS_COMPILED = not config.DISABLE_JIT  # type: ignore[attr-defined]
 """False under `NUMBA_DISABLE_JIT=1`, where the loops run as plain Python and torch is faster."""
+
+
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a loop at its first call, or load it from numba's cache; it releases the GIL.
+
+    Args:
+        function: The loop; None for a decorator with `options`.
+        **options: Further ones of `numba.njit`.
+
+    Example:
+        >>> @jit
+        ... def triangle(n):
+        ...     total = 0
+        ...     for i in range(n + 1):
+        ...         total += i
+        ...     return total
+        >>> triangle(4)
+        10
+    """
+    if function is None:
+        return partial(jit, **options)
+    compiled = njit(nogil=True, error_model="numpy", **options)(function)
+    if IS_COMPILED and function.__module__.startswith(_PACKAGE):
+        assert isinstance(function, FunctionType)
+        compiled._cache = _LoopCache(function)
+    return compiled
+
+
+fused: Any = partial(jit, fastmath={"contract"})  # a product and a sum in one instruction
+inlined: Any = njit(inline="always")  # into the code of the caller
+embedded: Any = partial(jit, forceinline=True)  # into the machine code of the caller
+unrolled: Any = partial(overload, jit_options={"forceinline": True, "error_model": "numpy"})
+
+_PACKAGE = __name__.partition(".")[0] + "."
+
+
+class _LoopCache(FunctionCache):
+    """Numba's cache of a loop, stamped with all sources that are compiled into it."""
+
+    def __init__(self, function: FunctionType) -> None:
+        super().__init__(function)
+        self._cache_file = IndexDataCacheFile(
+            self._cache_path, self._impl.filename_base, source_stamp(function.__module__)
+        )
+
+
+def source_stamp(module: str) -> str:
+    """A hash of the sources of a module and of all that it imports from this package.
+
+    Example:
+        >>> source_stamp("hemp_lightning.version") == source_stamp("hemp_lightning.errors")
+        False
+    """
+    found = {module}
+    waiting = [module]
+    while waiting:
+        for name in _read(waiting.pop())[1]:
+            if name not in found:
+                found.add(name)
+                waiting.append(name)
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(name.encode() + b"\0" + _read(name)[0])
+    return digest.hexdigest()
+
+
+@cache
+def _read(module: str) -> tuple[bytes, tuple[str, ...]]:
+    """Hash of the source of a module, and what it imports from this package; nothing if no module.
+
+    What is read stays: the functions that run are those of the first import as well.
+    """
+    package, *names = module.split(".")
+    spec = sys.modules[package].__spec__
+    for end in range(len(names)):  # `importlib.util.find_spec` would import the packages
+        if spec is None or spec.submodule_search_locations is None:  # a name in a module
+            return b"", ()
+        name = ".".join([package, *names[: end + 1]])
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+    source = spec.loader.get_source(module) if spec and spec.loader else None  # type: ignore[attr-defined]
+    if source is None:
+        return b"", ()
+    return hashlib.sha256(source.encode()).digest(), tuple(_imports(ast.parse(source)))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Modules of this package that a source imports, and names that could be such modules."""
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        yield from (name for name in names if name.startswith(_PACKAGE))

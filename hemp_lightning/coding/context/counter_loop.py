@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
 from hemp_lightning.coding.context.model_tables import FRESH
 from hemp_lightning.coding.context.range_coder import (
@@ -22,6 +21,7 @@ from hemp_lightning.coding.context.range_coder import (
     load_coder,
     store_coder,
 )
+from hemp_lightning.ground.numba_tools import inlined, jit
 
 FAST_DIGITS = 8  # of a binary magnitude; the digits below are equally likely
 FAST_LIMIT = 254  # a counter's rate never falls below 1 / (FAST_LIMIT + 1.5)
@@ -34,7 +34,7 @@ NEAR = np.array(
 )
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@inlined
 def _class_of(value: int, scale: int) -> int:
     """`model_tables.class_of` without a branch."""
     size = abs(value)
@@ -42,7 +42,7 @@ def _class_of(value: int, scale: int) -> int:
     return 2 + (side if value > 0 else -side)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@inlined
 def _decide(  # type: ignore[no-untyped-def]
     mode, table, slot, bit, low, width, position, buffer, cost, log2, t
 ):
@@ -62,7 +62,7 @@ def _decide(  # type: ignore[no-untyped-def]
 def _make_loop(mode: int) -> Callable[..., bool]:
     """The loop of one mode."""
 
-    @njit(cache=True, nogil=True, error_model="numpy")
+    @jit
     def loop(
         state: np.ndarray,
         buffer: np.ndarray,

@@ -6,7 +6,8 @@ Everything is integer arithmetic, so every machine makes the same bytes; FORMAT.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from hemp_lightning.ground.numba_tools import jit
 
 STRETCH_MAX = 3071  # 12 in units of 1/256
 COUNT_LIMIT = 1020  # a counter's rate never falls below 1 / (COUNT_LIMIT + 1.5)
@@ -55,7 +56,7 @@ WEIGHT_START = np.array(
 PACE = np.array([5 + 500 // (n + 50) for n in range(501)], np.int64)
 
 
-@njit(cache=True, nogil=True)
+@jit
 def learn(counter: np.uint32, bit: int) -> np.uint32:
     """A counter, probability of a 1 (22 bits) and number of bits seen (10 bits), after `bit`."""
     one = np.int64(counter >> np.uint32(10))
@@ -64,14 +65,14 @@ def learn(counter: np.uint32, bit: int) -> np.uint32:
     return np.uint32((one << 10) | (np.int64(count) + (count < COUNT_LIMIT)))
 
 
-@njit(cache=True, nogil=True)
+@jit
 def inherit(one: int) -> np.uint32:
     """A new counter that begins at its parent's probability, the firmer the rarer its bit is."""
     rare = min(one, 4194304 - one)
     return np.uint32((one << 10) | min(max((1 << 18) // (rare + 1), 1), 255))
 
 
-@njit(cache=True, nogil=True)
+@jit
 def class_of(value: int, scale: int) -> int:
     """A signed difference in one of five classes, 2 for small ones."""
     size = abs(value)
@@ -82,7 +83,7 @@ def class_of(value: int, scale: int) -> int:
     return 4 if value > 0 else 0
 
 
-@njit(cache=True, nogil=True)
+@jit
 def log_class(size: int) -> int:
     """A magnitude from 0 on in one of 48 classes, four an octave."""
     if size < 8:

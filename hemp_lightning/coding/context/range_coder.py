@@ -10,7 +10,8 @@ buffer, and `code`, the value read minus `low` (decoding).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from hemp_lightning.ground.numba_tools import inlined, jit
 
 DECODE, ENCODE, MEASURE, LENGTHS = 0, 1, 2, 3
 TOP = 1 << 48  # the range lies in [BOTTOM, TOP]
@@ -30,7 +31,7 @@ def start_decoder(buffer: np.ndarray) -> np.ndarray:
     return np.array([0, TOP, 6, code], np.int64)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@inlined
 def code_step(mode, one, bit, low, width, position, buffer):  # type: ignore[no-untyped-def]
     """Code a decision that is 1 with probability `one` / 65536, from 1 to 65535.
 
@@ -67,20 +68,20 @@ def code_step(mode, one, bit, low, width, position, buffer):  # type: ignore[no-
     return bit, low, width, position
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@inlined
 def load_coder(mode, state):  # type: ignore[no-untyped-def]
     """Low (decoding: code), width and position of a state, for `code_step`."""
     return state[3] if mode == DECODE else state[0], state[1], state[2]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@inlined
 def store_coder(mode, state, low, width, position):  # type: ignore[no-untyped-def]
     """Put back what `load_coder` took."""
     state[3 if mode == DECODE else 0] = low
     state[1], state[2] = width, position
 
 
-@njit(cache=True, nogil=True)
+@jit
 def _carry(buffer: np.ndarray, position: int) -> None:
     i = position - 1
     while buffer[i] == 255:
@@ -89,7 +90,7 @@ def _carry(buffer: np.ndarray, position: int) -> None:
     buffer[i] += 1
 
 
-@njit(cache=True, nogil=True)
+@jit
 def code_bit(mode: int, state: np.ndarray, buffer: np.ndarray, one: int, bit: int) -> int:
     """`code_step` on a state."""
     low, width, position = load_coder(mode, state)
@@ -98,7 +99,7 @@ def code_bit(mode: int, state: np.ndarray, buffer: np.ndarray, one: int, bit: in
     return bit
 
 
-@njit(cache=True, nogil=True)
+@jit
 def code_uniform(
     mode: int, state: np.ndarray, buffer: np.ndarray, values: np.ndarray, size: int
 ) -> bool:
