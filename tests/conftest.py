@@ -7,21 +7,42 @@ from numba.core.dispatcher import Dispatcher
 
 from hemp_lightning.coding.context import (
     counter_loop,
+    mixer,
     mixing_loop,
     model_tables,
+    neighbours,
     range_coder,
 )
-from hemp_lightning.entropy import cpu, cpu_loops, lengths, sparse_loops
+from hemp_lightning.entropy import (
+    cpu,
+    dense,
+    dense_loops,
+    evaluation,
+    lengths,
+    locating,
+    logarithms,
+    row_loops,
+    sparse,
+    sparse_loops,
+)
 from hemp_lightning.quantization import sorted_weights_loops
 
 MODULES = (
     counter_loop,
+    mixer,
     mixing_loop,
-    range_coder,
     model_tables,
-    cpu_loops,
+    neighbours,
+    range_coder,
+    dense,
+    dense_loops,
+    evaluation,
     lengths,
+    locating,
+    logarithms,
+    row_loops,
     sorted_weights_loops,
+    sparse,
     sparse_loops,
 )
 

@@ -9,9 +9,7 @@ import numpy as np
 
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.ground.bitstream import Bytes
-
-MAX_LEVELS = 65_536
-"""The most levels an index can name: it fits in 16 bits."""
+from hemp_lightning.ground.limits import MAX_LEVELS
 
 _PIECE = 2**18
 

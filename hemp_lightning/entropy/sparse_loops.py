@@ -1,4 +1,4 @@
-"""The loops of `hemp_lightning.entropy.cpu` over tables of the cells in use, for any order."""
+"""The loops of `sparse`: tables of the cells in use, for any order."""
 
 from __future__ import annotations
 

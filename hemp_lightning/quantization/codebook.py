@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hemp_lightning.ground.limits import MAX_LEVELS
 from hemp_lightning.quantization.assign import quantize
-
-MAX_LEVELS = 65_536
-"""The most levels a codebook may have: an index fits in 16 bits."""
 
 MAX_COMPARED = 256
 """Up to here a weight is compared with all thresholds; a search is quicker with more of them."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from hemp_lightning.entropy.formula import _torch_bits_and_gradient, entropy_and_gradients
+from hemp_lightning.entropy import plain
+from hemp_lightning.entropy.formula import entropy_and_gradients
 from hemp_lightning.entropy.tables import Layout
 from hemp_lightning.quantization.codebook import Codebook
 
@@ -39,13 +40,13 @@ def in_interpreter() -> None:
     for case in CASES:
         flat, layout = problem(*case)
         assert cuda.takes(layout)
-        plain = _torch_bits_and_gradient(flat, layout, True, 1e-3)
+        expected = plain.bits_and_gradient(flat, layout, True, 1e-3)
         found = cuda.bits_and_gradient(flat, layout, True, 1e-3)
         again = cuda.bits_and_gradient(flat, layout, True, 1e-3)
         assert torch.equal(found[0], again[0]) and torch.equal(found[1], again[1])
-        torch.testing.assert_close(found[0], plain[0], rtol=1e-6, atol=0)
-        scale = plain[1].abs().max()
-        torch.testing.assert_close(found[1] / scale, plain[1] / scale, rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=0)
+        scale = expected[1].abs().max()
+        torch.testing.assert_close(found[1] / scale, expected[1] / scale, rtol=0, atol=1e-6)
         bits, none = cuda.bits_and_gradient(flat, layout, False)
         assert torch.equal(bits, found[0]) and not none.numel()
     nothing = torch.zeros(1)

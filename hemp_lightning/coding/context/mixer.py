@@ -148,7 +148,7 @@ def learn_decision(mixer, node, bit, squashed, step, part):  # type: ignore[no-u
         mixer.counters[mixer.slots[i]] = learn(mixer.found[i], bit)
 
 
-@jit
+@embedded
 def foresee(mixer, node, inherits):  # type: ignore[no-untyped-def]
     """P of a 1 at a node, as `predict` has it; nothing begins."""
     counter = mixer.counters[mixer.bases[0] + node]

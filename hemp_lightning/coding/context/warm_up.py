@@ -7,8 +7,10 @@ from itertools import product
 import numpy as np
 
 from hemp_lightning.coding.coder import index_dtype
-from hemp_lightning.coding.context.coder import ContextCoder, Options, encode_with
+from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
+from hemp_lightning.coding.context.options import Options
+from hemp_lightning.coding.context.payload import encode_with
 
 
 def warm_up() -> None:

@@ -11,10 +11,8 @@ FORMAT.md, "Payload of the coder of tuples", is the specification.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import constriction
 import numpy as np
 
 from hemp_lightning.coding.coder import (
@@ -24,17 +22,21 @@ from hemp_lightning.coding.coder import (
     is_trivial,
     trivial_indices,
 )
-from hemp_lightning.coding.tuples.count_table import MAX_LISTED, PRECISION, CountTable
+from hemp_lightning.coding.tuples.ans_stream import POPPED, Decoder, Encoder, model_of
+from hemp_lightning.coding.tuples.count_table import CountTable
+from hemp_lightning.coding.tuples.counting import (
+    MAX_CELLS,
+    check_order,
+    count_tuples,
+    least_bits,
+    unpacked,
+)
+from hemp_lightning.coding.tuples.listing import choose_listed
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.ground.bitstream import ByteReader, Bytes, pack_bits, unpack_bits, varint
 from hemp_lightning.ground.scan_order import SCANS, check_scan, scan_axes
 
-_DENSE_CELLS = 2**22  # up to here tuples are counted in an array with an entry for each cell
-_PIECE = 2**18  # tuples that are counted at a time, a multiple of 8
-_POPPED = 2**16  # tuples that are decoded at a time, a multiple of 8
-_ENOUGH = 2**16  # words that no so many symbols of `PRECISION` bits use up, with the coder's state
-_FED = 2**18  # words that the coder is given at a time
-_RARE = (1, 2, 3, 4, 6, 10, 18)  # what occurs less often than this may be spelled out
+_PIECE = 2**18  # tuples that are coded at a time
 
 
 class TuplesCoder:
@@ -61,12 +63,18 @@ class TuplesCoder:
     name: ClassVar[str] = "tuples"
 
     def __init__(self, order: int = 2, scan: str = "row_major") -> None:
-        if isinstance(order, bool) or not isinstance(order, int):
-            raise TypeError(f"`order` must be an integer; found {order!r}")
-        if order < 1:
-            raise ValueError(f"`order` must be at least 1; found {order}")
+        check_order(order)
         self.order = order
         self.scan = check_scan(scan)
+
+    def takes(self, num_levels: int) -> bool:
+        """Whether `encode` takes that many levels: no more than 2^62 different tuples.
+
+        Example:
+            >>> TuplesCoder(order=16).takes(14), TuplesCoder(order=16).takes(15)
+            (True, False)
+        """
+        return self.order <= _max_order(num_levels)
 
     def encode(self, indices: np.ndarray, num_levels: int) -> bytes:
         """Code `indices`. See `Coder.encode`.
@@ -95,7 +103,7 @@ class TuplesCoder:
             250
         """
         tuples = self._cut(check_indices(indices, num_levels), num_levels)[0]
-        return math.floor(_least_bits(tuples, num_levels) / 8)
+        return math.floor(least_bits(tuples, num_levels) / 8)
 
     def decode(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape, whatever the options of this coder. See `Coder.decode`."""
@@ -115,12 +123,12 @@ class TuplesCoder:
         if is_trivial(shape, num_levels):
             return 0
         _, _, tuples, escaped, bits = _decode(data, math.prod(shape), num_levels)
-        bits += _least_bits(tuples, num_levels, escaped)
+        bits += least_bits(tuples, num_levels, escaped)
         return max(len(data) - math.ceil(bits / 8), 0)
 
     def _cut(self, indices: np.ndarray, num_levels: int) -> tuple[np.ndarray, np.ndarray]:
         """Tuples `(T, n)`, and the indices that are left over."""
-        if self.order > _max_order(num_levels):
+        if not self.takes(num_levels):
             raise ValueError(
                 f"`order` must be at most {_max_order(num_levels)} with {num_levels} levels, for "
                 f"no more than 2^62 different tuples; found {self.order}"
@@ -133,7 +141,7 @@ class TuplesCoder:
 def _max_order(num_levels: int) -> int:
     """The longest tuples that can be numbered up to 2^62."""
     order = 1
-    while num_levels ** (order + 1) <= 2**62:
+    while num_levels ** (order + 1) <= MAX_CELLS:
         order += 1
     return order
 
@@ -143,175 +151,23 @@ def _encode_tuples(tuples: np.ndarray, num_levels: int) -> bytes:
     if not len(tuples):
         return b""
     order = tuples.shape[1]
-    cells, counts, ranks_of = _count(tuples, num_levels)
-    listed, tables = _plan(cells, counts, order, num_levels)
+    cells, counts, ranks_of = count_tuples(tuples, num_levels)
+    listed, tables = choose_listed(cells, counts, order, num_levels)
     table = tables[0]
     symbols = np.where(listed, np.cumsum(listed) - (not table.has_escape), 0).astype(np.int32)
-    coder = constriction.stream.stack.AnsCoder()
-    # The coder is a stack: what is to be read first is pushed last.
+    coder = Encoder()
     pieces = [slice(start, start + _PIECE) for start in range(0, len(tuples), _PIECE)][::-1]
     if table.has_escape:
-        model = _model(tables[1])
+        model = model_of(tables[1])
         symbol_of = np.zeros(num_levels, np.int32)
         symbol_of[tables[1].cells] = np.arange(len(tables[1].cells))
         for these in pieces:
             spelled = tuples[these][~listed[ranks_of(these)]]
-            _push(coder, gather(symbol_of, spelled.reshape(-1)), model)
-    model = _model(table)
+            coder.push(gather(symbol_of, spelled.reshape(-1)), model)
+    model = model_of(table)
     for these in pieces:
-        _push(coder, gather(symbols, ranks_of(these)), model)
-    words = coder.get_compressed().astype("<u4").tobytes()
-    return b"".join(part.to_bytes() for part in tables) + words.rstrip(b"\0")
-
-
-def _numbers(tuples: np.ndarray, num_levels: int) -> np.ndarray:
-    """The number of each tuple, int32 where an array with an entry for each cell is at hand."""
-    dense = num_levels ** tuples.shape[1] <= _DENSE_CELLS
-    numbers = tuples[:, 0].astype(np.int32 if dense else np.int64)
-    for place in range(1, tuples.shape[1]):
-        numbers *= num_levels
-        numbers += tuples[:, place]
-    return numbers
-
-
-def _least_bits(tuples: np.ndarray, num_levels: int, these: np.ndarray | None = None) -> float:
-    """`T * H_n` of tuples, `(T, n)`, or of some of them, bits that `_unpacked` takes."""
-    num_cells = num_levels ** tuples.shape[1]
-    if num_cells <= _DENSE_CELLS:
-        counts = np.zeros(num_cells, np.int64)
-        for start in range(0, len(tuples), _PIECE):
-            piece = tuples[start : start + _PIECE]
-            piece = piece if these is None else piece[_unpacked(these, start, len(piece))]
-            counts += np.bincount(_numbers(piece, num_levels), minlength=num_cells)
-        counts = counts[counts > 0]
-    else:
-        some = tuples if these is None else tuples[_unpacked(these, 0, len(tuples))]
-        counts = np.unique(_numbers(some, num_levels), return_counts=True)[1]
-    return float((counts * np.log2(counts.sum() / counts)).sum())
-
-
-def _unpacked(bits: np.ndarray, start: int, count: int) -> np.ndarray:
-    """`count` of the bits that `np.packbits` packed, from `start`, a multiple of 8, as bool."""
-    return np.unpackbits(bits[start // 8 :], count=count).view(bool)
-
-
-def _count(
-    tuples: np.ndarray, num_levels: int
-) -> tuple[np.ndarray, np.ndarray, Callable[[slice], np.ndarray]]:
-    """The distinct tuples by number, how often each occurs, and which of them some tuples are."""
-    num_cells = num_levels ** tuples.shape[1]
-    if num_cells > _DENSE_CELLS:
-        numbers = _numbers(tuples, num_levels)
-        distinct, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
-        return distinct, counts, lambda these: ranks[these]
-    counts = np.zeros(num_cells, np.int64)
-    for start in range(0, len(tuples), _PIECE):  # numbers take more memory than tuples
-        numbers = _numbers(tuples[start : start + _PIECE], num_levels)
-        counts += np.bincount(numbers, minlength=num_cells)
-    cells = np.flatnonzero(counts)
-    rank_of = np.cumsum(counts > 0, dtype=np.int32) - 1
-    return cells, counts[cells], lambda these: gather(rank_of, _numbers(tuples[these], num_levels))
-
-
-def _plan(
-    cells: np.ndarray, counts: np.ndarray, order: int, num_levels: int
-) -> tuple[np.ndarray, list[CountTable]]:
-    """Which tuples to list, bool `(U,)`, and the tables: of tuples; of levels, if some are spelled.
-
-    The frequent ones: how frequent is tried out, and the least number of bytes wins.
-    """
-    digits = np.stack(
-        [cells // num_levels**place % num_levels for place in reversed(range(order))], axis=1
-    )
-    best: tuple[float, np.ndarray, list[CountTable]] | None = None
-    previous = -1
-    for least in (*_RARE, int(counts.max()) + 1):
-        listed = counts >= least
-        size = int(listed.sum())
-        if size == previous or size > MAX_LISTED:
-            continue
-        previous = size
-        rare = counts[~listed]
-        tables = [CountTable.count(cells[listed], counts[listed], int(rare.sum()))]
-        occurrences = [np.concatenate([[rare.sum()] if size < len(cells) else [], counts[listed]])]
-        if size < len(cells):
-            spelled = np.zeros(num_levels, np.int64)
-            for place in range(order):
-                np.add.at(spelled, digits[~listed, place], rare)
-            levels = np.flatnonzero(spelled)
-            tables.append(CountTable.count(levels, spelled[levels], 0))
-            occurrences.append(spelled[levels])
-        total = 0.0
-        for table, how_often in zip(tables, occurrences, strict=True):
-            bits = how_often * (PRECISION - np.log2(table.weights()))
-            total += len(table.to_bytes()) + float(bits.sum()) / 8
-        if best is None or total < best[0]:
-            best = total, listed, tables
-    assert best is not None  # listing nothing is always possible
-    return best[1], best[2]
-
-
-def _push(coder: Any, symbols: np.ndarray, model: Any) -> None:
-    """Code symbols, int32; nothing where there is but one."""
-    if model is not None and len(symbols):
-        coder.encode_reverse(symbols, model)
-
-
-class _Decoder:
-    """Symbols from coded words, which go to the coder piece by piece, from their end.
-
-    The coder would copy all of them at once, and a copy of a large payload is a large one.
-
-    Args:
-        stored: Bytes of little-endian words of 32 bits; zeros at the end may be missing.
-    """
-
-    def __init__(self, stored: np.ndarray) -> None:
-        whole = len(stored) // 4 * 4
-        last = np.zeros(4, np.uint8)
-        last[: len(stored) - whole] = stored[whole:]
-        self._words = stored[:whole].view("<u4")
-        self._coder = self._holding(last.view("<u4")[: len(stored) > whole])
-
-    @staticmethod
-    def _holding(words: np.ndarray) -> Any:
-        return constriction.stream.stack.AnsCoder(words.astype(np.uint32))
-
-    def pop(self, size: int, model: Any) -> np.ndarray:
-        """Decode `size` symbols, int32."""
-        if model is None or not size:
-            return np.zeros(size, np.int32)
-        parts = []
-        for start in range(0, size, _POPPED):
-            if len(self._words) and self._coder.num_words() < _ENOUGH:
-                rest = self._coder.get_compressed()
-                self._words, next_words = np.split(self._words, [max(len(self._words) - _FED, 0)])
-                self._coder = self._holding(np.concatenate([next_words, rest]))
-            parts.append(self._coder.decode(model, min(_POPPED, size - start)))
-        return np.concatenate(parts)
-
-    def is_empty(self) -> bool:
-        """Whether all was decoded."""
-        return not len(self._words) and bool(self._coder.is_empty())
-
-    def bits_left(self) -> int:
-        """Number of bits that are not decoded."""
-        return 32 * len(self._words) + int(self._coder.num_valid_bits())
-
-
-def _model(table: CountTable) -> Any:
-    """A model with exactly the weights of a table; None if it has but one symbol.
-
-    From probabilities `p` constriction makes the cumulated weights
-    `i + floor(sum(p[:i]) * (2^24 - n) / sum(p))`. Here `p` are integers with the sum `2^24 - n`, so
-    that each step is exact in float64 and the result does not depend on the machine.
-    """
-    weights = table.weights()
-    if len(weights) == 1:
-        return None
-    return constriction.stream.model.Categorical(
-        (weights - 1).astype(np.float64), lazy=False, perfect=False
-    )
+        coder.push(gather(symbols, ranks_of(these)), model)
+    return b"".join(part.to_bytes() for part in tables) + coder.to_bytes()
 
 
 def _decode(
@@ -349,14 +205,14 @@ def _decode_tuples(
     start, stored = reader.offset, np.frombuffer(reader.view(reader.left, "words"), np.uint8)
     if len(stored) and stored[-1] == 0:
         raise HempFileError(None, len(reader.data) - 1, "a last byte other than 0", "0")
-    coder = _Decoder(stored)
+    coder = Decoder(stored)
     # One row for each symbol; that of the escape does not matter.
     entries = np.zeros((len(table.cells) + table.has_escape, order), tuples.dtype)
     for place in range(order):
         column = table.cells // num_levels ** (order - 1 - place) % num_levels
         entries[len(entries) - len(column) :, place] = column
-    model = _model(table)
-    pieces = [slice(begin, begin + _POPPED) for begin in range(0, size, _POPPED)]
+    model = model_of(table)
+    pieces = [slice(begin, begin + POPPED) for begin in range(0, size, POPPED)]
     for these in pieces:
         symbols = coder.pop(len(tuples[these]), model)
         tuples[these] = entries[symbols]
@@ -365,9 +221,9 @@ def _decode_tuples(
             escaped[these.start // 8 :][: len(bits_of)] = bits_of
     bits = 8.0 * len(stored) - coder.bits_left()
     if levels is not None:
-        model = _model(levels)
+        model = model_of(levels)
         for these in pieces:
-            rare = _unpacked(escaped, these.start, len(tuples[these]))
+            rare = unpacked(escaped, these.start, len(tuples[these]))
             symbols = coder.pop(np.count_nonzero(rare) * order, model)
             tuples[these][rare] = levels.cells[symbols].reshape(-1, order)
     if not coder.is_empty():

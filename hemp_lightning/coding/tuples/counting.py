@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from hemp_lightning.coding.coder import gather
 from hemp_lightning.ground.scan_order import scan_axes
 
+MAX_CELLS = 2**62
+"""Up to here tuples are numbered, in int64."""
+
 _FEW_CELLS = 2**12
-_PIECE = 2**16  # tuples that are counted at a time
+_MANY_CELLS = 2**22
+_PIECE = 2**18  # tuples that are counted at a time, a multiple of 8; numbers need more than tuples
 
 
 def counted_entropy(
@@ -43,7 +50,8 @@ def counted_entropy(
         )
     flat = indices.transpose(scan_axes(scan, indices.ndim)).reshape(-1)
     tuples = flat[: len(flat) // order * order].reshape(-1, order)
-    bits = _counted_bits(tuples, num_levels) + _counted_bits(flat[tuples.size :, None], num_levels)
+    left_over = flat[tuples.size :, None]
+    bits = least_bits(tuples, num_levels) + least_bits(left_over, num_levels)
     return bits / max(1, len(flat))
 
 
@@ -55,29 +63,82 @@ def check_order(order: int) -> None:
         raise ValueError(f"`order` must be at least 1; found {order}")
 
 
-def _counted_bits(tuples: np.ndarray, num_levels: int) -> float:
-    """`T * H_n` of tuples, integers `(T, n)`."""
-    if not len(tuples):
-        return 0.0
+def least_bits(tuples: np.ndarray, num_levels: int, these: np.ndarray | None = None) -> float:
+    """`T * H_n` of tuples, or of some of them.
+
+    Args:
+        tuples: Integers in `[0, num_levels)`, `(T, n)`.
+        num_levels: Size of the alphabet.
+        these: Which tuples to count, as bits that `np.packbits` packed; all if None.
+
+    Example:
+        >>> least_bits(np.array([[0, 1], [0, 1], [1, 1], [1, 0]]), num_levels=2)
+        6.0
+    """
     num_cells = num_levels ** tuples.shape[1]
-    if num_cells <= max(_FEW_CELLS, len(tuples)):
+    if _is_dense(num_cells, len(tuples)):
         counts = np.zeros(num_cells, np.int64)
-        for start in range(0, len(tuples), _PIECE):  # a tensor of int64 indices is a large one
-            numbers = _numbers(tuples[start : start + _PIECE], num_levels)
-            counts += np.bincount(numbers, minlength=num_cells)
+        for start in range(0, len(tuples), _PIECE):
+            piece = tuples[start : start + _PIECE]
+            piece = piece if these is None else piece[unpacked(these, start, len(piece))]
+            counts += np.bincount(_numbers(piece, num_levels), minlength=num_cells)
         counts = counts[counts > 0]
-    elif num_cells < 1 << 62:
-        counts = np.unique(_numbers(tuples, num_levels), return_counts=True)[1]
     else:
-        counts = np.unique(tuples, axis=0, return_counts=True)[1]
-    # max: no "-0.0" for a single tuple
-    return max(0.0, -float((counts * np.log2(counts / len(tuples))).sum()))
+        some = tuples if these is None else tuples[unpacked(these, 0, len(tuples))]
+        if num_cells <= MAX_CELLS:
+            counts = np.unique(_numbers(some, num_levels), return_counts=True)[1]
+        else:
+            counts = np.unique(some, axis=0, return_counts=True)[1]
+    return float((counts * np.log2(counts.sum() / counts)).sum())
+
+
+def count_tuples(
+    tuples: np.ndarray, num_levels: int
+) -> tuple[np.ndarray, np.ndarray, Callable[[slice], np.ndarray]]:
+    """The distinct tuples by number, how often each occurs, and which of them some tuples are.
+
+    Args:
+        tuples: Integers in `[0, num_levels)`, `(T, n)`; no more than `MAX_CELLS` are possible.
+        num_levels: Size of the alphabet.
+
+    Returns:
+        Numbers, ascending, int64 `(U,)`; counts, int64 `(U,)`; a function from a slice of the
+        tuples to their places among the numbers.
+
+    Example:
+        >>> cells, counts, ranks_of = count_tuples(np.array([[0, 1], [1, 1], [0, 1]]), num_levels=2)
+        >>> cells, counts, ranks_of(slice(0, 3))
+        (array([1, 3]), array([2, 1]), array([0, 1, 0], dtype=int32))
+    """
+    num_cells = num_levels ** tuples.shape[1]
+    if not _is_dense(num_cells, len(tuples)):
+        numbers = _numbers(tuples, num_levels)
+        distinct, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+        return distinct, counts, lambda these: ranks[these]
+    counts = np.zeros(num_cells, np.int64)
+    for start in range(0, len(tuples), _PIECE):
+        numbers = _numbers(tuples[start : start + _PIECE], num_levels)
+        counts += np.bincount(numbers, minlength=num_cells)
+    cells = np.flatnonzero(counts)
+    rank_of = np.cumsum(counts > 0, dtype=np.int32) - 1
+    return cells, counts[cells], lambda these: gather(rank_of, _numbers(tuples[these], num_levels))
+
+
+def unpacked(bits: np.ndarray, start: int, count: int) -> np.ndarray:
+    """`count` of the bits that `np.packbits` packed, from `start`, a multiple of 8, as bool."""
+    return np.unpackbits(bits[start // 8 :], count=count).view(bool)
+
+
+def _is_dense(num_cells: int, num_tuples: int) -> bool:
+    """Whether tuples are counted in an array with an entry for each cell."""
+    return num_cells <= max(_FEW_CELLS, num_tuples, min(16 * num_tuples, _MANY_CELLS))
 
 
 def _numbers(tuples: np.ndarray, num_levels: int) -> np.ndarray:
-    """The cell of each tuple, int64 `(T,)`."""
-    numbers = np.zeros(len(tuples), np.int64)
-    for column in tuples.T:
+    """The number of each tuple, int32 or int64 `(T,)`."""
+    small = num_levels ** tuples.shape[1] <= 2**31
+    numbers = tuples[:, 0].astype(np.int32 if small else np.int64)
+    for place in range(1, tuples.shape[1]):
         numbers *= num_levels
-        numbers += column.astype(np.int64, copy=False)
+        numbers += tuples[:, place].astype(numbers.dtype, copy=False)
     return numbers

@@ -6,7 +6,6 @@ import math
 import zlib
 from dataclasses import dataclass, replace
 
-from hemp_lightning.coding.coder import MAX_LEVELS
 from hemp_lightning.errors import HempFileError, located
 from hemp_lightning.file.format.names import expand, read_name, shorten, write_name
 from hemp_lightning.file.format.storages import (
@@ -19,6 +18,7 @@ from hemp_lightning.file.format.storages import (
     Storage,
 )
 from hemp_lightning.ground.bitstream import ByteReader, varint
+from hemp_lightning.ground.limits import MAX_LEVELS
 
 QUANTIZED, PLAIN, ALIAS = 0, 1, 2
 

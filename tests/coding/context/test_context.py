@@ -2,89 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import math
-import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemp_lightning.coding.context import (
-    coder as context,
-)
-from hemp_lightning.coding.context import (
-    counter_loop,
-    mixing_loop,
-    range_coder,
-)
+from hemp_lightning.coding.context import counter_loop, mixing_loop, payload, range_coder
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
 from hemp_lightning.coding.context.model_tables import SQUASH, STRETCH
+from hemp_lightning.coding.context.options import Options
+from hemp_lightning.coding.context.payload import encode_with
 from hemp_lightning.errors import HempFileError
-
-_spec = importlib.util.spec_from_file_location(
-    "reference_context", Path(__file__).with_name("reference_context.py")
+from tests.coding.context import reference_context
+from tests.coding.context.cases import (
+    CASES,
+    CODERS,
+    GOLDEN,
+    noise,
+    sparse,
 )
-assert _spec is not None and _spec.loader is not None
-reference_context = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference_context)
-CODERS = {"context": ContextCoder, "fast": FastCoder}
-GOLDEN = Path(__file__).parents[2] / "data" / "context_golden.json"
-
-
-def noise(seed: int, shape: tuple[int, ...], num_levels: int, peak: float) -> np.ndarray:
-    """Indices around the middle, the same with every version of every library."""
-    rng = random.Random(seed)
-    draws = []
-    for _ in range(math.prod(shape)):
-        step = 0
-        while step < num_levels and rng.random() > peak:
-            step += 1
-        index = num_levels // 2 + (step if rng.random() < 0.5 else -step)
-        draws.append(min(max(index, 0), num_levels - 1))
-    return np.array(draws, np.int64).reshape(shape)
-
-
-def level_noise(seed: int, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
-    """Indices that are all equally likely."""
-    rng = random.Random(seed)
-    return np.array([rng.randrange(num_levels) for _ in range(math.prod(shape))]).reshape(shape)
-
-
-def sparse(seed: int, shape: tuple[int, int], num_levels: int) -> np.ndarray:
-    """Few indices off the middle, in few rows."""
-    rng = random.Random(seed)
-    indices = np.full(shape, num_levels // 2)
-    for row in range(0, shape[0], 5):
-        for column in range(shape[1]):
-            if rng.random() < 0.2:
-                indices[row, column] = rng.randrange(num_levels)
-    return indices
-
 
 SHAPES = [(), (0,), (3, 0, 2), (1,), (1, 1), (2, 3, 1, 2, 2), (50, 1), (1, 50)]
-CASES = {
-    "convolution": (noise(1, (9, 4, 3, 3), 17, 0.35), 17),
-    "linear": (noise(2, (12, 30), 16, 0.2), 16),
-    "sparse": (sparse(3, (40, 25), 7), 7),
-    "one_sided": (np.abs(noise(4, (10, 20), 9, 0.5) - 4), 5),
-    "top_level": (8 - np.abs(noise(5, (200,), 17, 0.5) - 8), 9),
-    "half": (np.concatenate([noise(6, (20, 10), 15, 0.4), 15 - noise(7, (20, 10), 15, 0.4)]), 16),
-    "many_levels": (noise(7, (15, 20), 3000, 0.01), 3000),
-    "sixteen_bits": (noise(8, (300,), 65536, 0.0005), 65536),
-    "two_levels": (noise(9, (8, 5, 2, 2, 2), 2, 0.4), 2),
-    "silent": (np.full((5, 6), 3), 7),
-    "plain": (level_noise(10, (7, 30), 11), 11),
-}
 
 
 def decode_reference(
@@ -127,16 +74,16 @@ def test_every_option_decodes_by_the_reference(
     scan: str, half: bool, binary: bool, scale: int
 ) -> None:
     indices, num_levels = noise(10, (9, 3, 2, 3), 15, 0.3), 15
-    options = context.Options(scan=scan, half=half, centre=7, binary=binary, scale=scale)
+    options = Options(scan=scan, half=half, centre=7, binary=binary, scale=scale)
     options = replace(options, flags=not half and binary)
-    data = context.encode_with(indices.astype(np.uint8), num_levels, options)
+    data = encode_with(indices.astype(np.uint8), num_levels, options)
     np.testing.assert_array_equal(ContextCoder().decode(data, indices.shape, num_levels), indices)
     np.testing.assert_array_equal(decode_reference(data, indices, num_levels), indices)
 
 
 def test_pieces_of_equally_likely_indices_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     indices, num_levels = CASES["plain"]
-    monkeypatch.setattr(context, "_PIECE", 50)
+    monkeypatch.setattr(payload, "_PIECE", 50)
     data = ContextCoder().encode(indices, num_levels)
     assert data == bytes.fromhex(json.loads(GOLDEN.read_text())["context"]["plain"])
     np.testing.assert_array_equal(ContextCoder().decode(data, indices.shape, num_levels), indices)
@@ -149,9 +96,9 @@ def test_pieces_of_equally_likely_indices_change_no_byte(monkeypatch: pytest.Mon
 def test_first_and_last_levels_at_the_ends_of_dtypes(num_levels: int, half: bool) -> None:
     """What the loops hold of an index is one larger with `half`: no dtype may be left by that."""
     indices = np.resize([0, num_levels - 1, num_levels // 2, num_levels // 2 - 1], (4, 5))
-    options = context.Options(half=half, centre=num_levels // 2, binary=True, scale=9)
+    options = Options(half=half, centre=num_levels // 2, binary=True, scale=9)
     for coder in (ContextCoder(), FastCoder()):
-        data = context.encode_with(indices, num_levels, options, coder._code)
+        data = encode_with(indices, num_levels, options, coder._code)
         np.testing.assert_array_equal(coder.decode(data, (4, 5), num_levels), indices)
         reference = decode_reference(data, indices, num_levels, coder.name == "fast")
         np.testing.assert_array_equal(reference, indices)
@@ -243,28 +190,6 @@ def test_rows_and_tuples_are_learned() -> None:
     assert len(ContextCoder().encode(pairs, 8)) < 0.75 * pairs.size * 3 / 8
 
 
-@pytest.mark.parametrize("loops", ["compiled", "interpreted"])
-@pytest.mark.parametrize("coder", CODERS)
-@pytest.mark.parametrize("name", ["convolution", "linear", "sparse", "half", "many_levels"])
-def test_rate_adds_up_to_the_payload(
-    name: str, coder: str, loops: str, request: pytest.FixtureRequest
-) -> None:
-    if loops == "interpreted":
-        request.getfixturevalue("plain_loops")
-    indices, num_levels = CASES[name]
-    rate = CODERS[coder]().rate(indices, num_levels)
-    assert rate.shape == indices.shape and rate.dtype == np.float64 and (rate >= 0).all()
-    size = len(CODERS[coder]().encode(indices, num_levels))
-    assert rate.sum() / 8 == pytest.approx(size, abs=6)
-
-
-def test_a_rare_level_has_a_high_rate() -> None:
-    indices = np.full((40, 40), 2)
-    indices[17, 23] = 4
-    rate = ContextCoder().rate(indices, 5)
-    assert rate.argmax() == 17 * 40 + 23 and rate[17, 23] > 5
-
-
 def test_threads_make_the_same_bytes() -> None:
     cases = list(CASES.values()) * 3
     with ThreadPoolExecutor(4) as pool:
@@ -326,50 +251,6 @@ assert compiled == [len(getattr(loop, "signatures", [None])) for loop in loops]
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-@pytest.mark.parametrize("name", ["convolution", "linear", "one_sided", "top_level", "half"])
-def test_lengths_of_true_levels_are_the_rate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    indices, num_levels = CASES[name]
-    choose = context._choose
-    unary = lambda *given: replace(choose(*given), binary=False, flags=False)  # noqa: E731
-    monkeypatch.setattr(context, "_choose", unary)
-    lengths = ContextCoder().lengths(indices, num_levels)
-    assert lengths.shape == (*indices.shape, num_levels)
-    true = np.take_along_axis(lengths, indices[..., None], -1)[..., 0]
-    rate = ContextCoder().rate(indices, num_levels)
-    # What a decision teaches the next ones of the same index is not in the lengths: that shows
-    # while the counters are fresh.
-    assert np.median(abs(true - rate)) < 2e-3
-    late = slice(indices.size // 2, None)
-    assert true.ravel()[late].mean() == pytest.approx(rate.ravel()[late].mean(), rel=0.01)
-
-
-@pytest.mark.parametrize("loops", ["compiled", "interpreted"])
-@pytest.mark.parametrize("name", ["convolution", "linear", "one_sided", "half"])
-def test_lengths_are_those_of_a_probability(
-    name: str, loops: str, request: pytest.FixtureRequest
-) -> None:
-    if loops == "interpreted":
-        request.getfixturevalue("plain_loops")
-    indices, num_levels = CASES[name]
-    lengths = ContextCoder().lengths(indices, num_levels).astype(np.float64)
-    np.testing.assert_allclose(np.exp2(-lengths).sum(-1), 1, rtol=1e-5)
-
-
-def test_length_of_another_last_level_is_what_it_costs() -> None:
-    """Only the last index is replaced, so that no later context changes: `rate` must agree."""
-    indices, num_levels = CASES["linear"]
-    options = context._choose(indices.astype(np.uint8), num_levels)
-    fixed = replace(options, binary=False, flags=False, scan="row_major")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "_choose", lambda *_: fixed)
-        lengths = ContextCoder().lengths(indices, num_levels)
-        for level in range(num_levels):
-            other = indices.copy()
-            other[-1, -1] = level
-            found = ContextCoder().rate(other, num_levels)[-1, -1]
-            assert found == pytest.approx(lengths[-1, -1, level], rel=0.02), level
-
-
 @pytest.mark.usefixtures("plain_loops")
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("name", ["linear", "plain"])
@@ -387,33 +268,16 @@ def test_a_buffer_that_is_too_small_is_doubled(
             sizes.append(shape)
         return zeros(shape, dtype)
 
-    monkeypatch.setattr(context.np, "zeros", counted)
+    monkeypatch.setattr(payload.np, "zeros", counted)
     indices, num_levels = CASES[name]
     golden = bytes.fromhex(json.loads(GOLDEN.read_text())[coder][name])
     assert CODERS[coder]().encode(indices, num_levels) == golden
     assert any(b == 2 * a for a, b in itertools.pairwise(sizes)) and max(sizes) > 20_000
 
 
-@pytest.mark.parametrize("shape", [(0,), (3, 0), (4, 5)])
-def test_what_shape_and_levels_already_say_costs_nothing(shape: tuple[int, ...]) -> None:
-    indices = np.zeros(shape, np.uint8)
-    for coder in CODERS.values():
-        rate = coder().rate(indices, 1)
-        assert rate.shape == shape and not rate.any()
-        lengths = coder().lengths(indices, 1)
-        assert lengths.shape == (*shape, 1) and not lengths.any()
-        assert coder().table_bytes(coder().encode(indices, 1), shape, 1) == 0
-
-
-def test_lengths_are_for_few_levels() -> None:
-    assert ContextCoder().lengths(np.arange(4), 256).shape == (4, 256)
-    with pytest.raises(ValueError, match="`num_levels` must be at most 256 for lengths; found 257"):
-        ContextCoder().lengths(np.arange(4), 257)
-
-
 def test_the_fast_coder_refuses_what_it_never_writes() -> None:
-    options = context.Options(flags=True, centre=3)
-    data = context.encode_with(np.full((5, 6), 2, np.uint8), 7, options)
+    options = Options(flags=True, centre=3)
+    data = encode_with(np.full((5, 6), 2, np.uint8), 7, options)
     assert (ContextCoder().decode(data, (5, 6), 7) == 2).all()
     with pytest.raises(HempFileError, match="no flags of silent rows, found flags"):
         FastCoder().decode(data, (5, 6), 7)

@@ -14,8 +14,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from hemp_lightning import HempFileError
 from hemp_lightning.coding import get_coder
+from hemp_lightning.coding.tuples import ans_stream, counting
 from hemp_lightning.coding.tuples import coder as tuples
 from hemp_lightning.coding.tuples.coder import TuplesCoder
+from hemp_lightning.coding.tuples.count_table import PRECISION
 from hemp_lightning.ground.scan_order import SCANS
 
 RANDOM = np.random.default_rng(20_260)
@@ -199,9 +201,11 @@ def test_pieces_of_symbols_change_nothing(monkeypatch):
     data = TuplesCoder(2).encode(indices, 300)
     whole = TuplesCoder().table_bytes(data, indices.shape, 300)
     monkeypatch.setattr(tuples, "_PIECE", 40)
-    monkeypatch.setattr(tuples, "_POPPED", 40)
-    monkeypatch.setattr(tuples, "_ENOUGH", 40 * tuples.PRECISION // 32 + 3)
-    monkeypatch.setattr(tuples, "_FED", 50)
+    monkeypatch.setattr(counting, "_PIECE", 40)
+    monkeypatch.setattr(tuples, "POPPED", 40)
+    monkeypatch.setattr(ans_stream, "POPPED", 40)
+    monkeypatch.setattr(ans_stream, "_ENOUGH", 40 * PRECISION // 32 + 3)
+    monkeypatch.setattr(ans_stream, "_FED", 50)
     assert len(data) > 4 * 50 * 5  # many times that
     assert TuplesCoder(2).encode(indices, 300) == data
     assert (TuplesCoder(2).decode(data, indices.shape, 300) == indices).all()
@@ -292,3 +296,29 @@ def test_random_payloads_decode_or_are_refused(payload, num_levels, size):
     except HempFileError:
         return
     assert found.shape == (size,) and int(found.max()) < num_levels
+
+
+@pytest.mark.parametrize(("num_levels", "order"), [(2, 62), (65_536, 3), (14, 16), (15, 15)])
+def test_longest_tuples_that_can_be_numbered(num_levels, order):
+    """2^62 numbers are enough for these, and not for one weight more."""
+    indices = RANDOM.integers(0, num_levels, 5 * order + 1)
+    indices[0], indices[order : 2 * order] = num_levels - 1, num_levels - 1
+    coder = TuplesCoder(order)
+    assert coder.takes(num_levels) and not TuplesCoder(order + 1).takes(num_levels)
+    data = coder.encode(indices, num_levels)
+    assert (coder.decode(data, indices.shape, num_levels) == indices).all()
+    with pytest.raises(ValueError, match=f"`order` must be at most {order} with {num_levels}"):
+        TuplesCoder(order + 1).encode(indices, num_levels)
+
+
+@pytest.mark.parametrize("size", [4, 300, 70_000])
+def test_least_bits_of_some_tuples(size):
+    """The entropy of those alone, whether counted in an array or sorted."""
+    chosen = RANDOM.random(size) < 0.5
+    for num_levels, order in ((3, 1), (9, 4), (60, 6), (70, 12)):
+        pool = RANDOM.integers(0, num_levels, (7, order))
+        drawn = pool[RANDOM.integers(0, 7, size)].astype(np.uint8)
+        counts = np.unique(drawn[chosen], axis=0, return_counts=True)[1]
+        expected = (counts * np.log2(counts.sum() / counts)).sum()
+        found = counting.least_bits(drawn, num_levels, np.packbits(chosen))
+        assert found == pytest.approx(expected, rel=1e-12)

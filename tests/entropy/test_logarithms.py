@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hemp_lightning.entropy import cpu_loops
+from hemp_lightning.entropy import logarithms
 
 
 @pytest.mark.parametrize("loops", ["compiled", "interpreted"])
@@ -21,7 +21,7 @@ def test_parts_are_added_and_logarithms_taken(parts, cells, dtype, loops, reques
     with np.errstate(divide="ignore"):
         expected = np.where(masses > 0, np.log2(masses), 0)
     logs = np.empty(cells, dtype)
-    total = cpu_loops.finish(table.reshape(-1), parts, cells, logs)
+    total = logarithms.finish(table.reshape(-1), parts, cells, logs)
     np.testing.assert_allclose(logs, expected, rtol=1e-6 if dtype == np.float32 else 1e-14)
     assert total == pytest.approx((masses * expected).sum(), rel=1e-13)
     np.testing.assert_allclose(table[0], masses, rtol=1e-15)

@@ -1,0 +1,77 @@
+"""The options of the context coders: what stands at the front of a payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hemp_lightning.coding.context import range_coder as coding
+from hemp_lightning.ground.scan_order import SCANS
+
+_OPTION_ONE = 8192  # of 65,536: an option that is not the usual one costs 3 bits, a usual one 0.2
+_SCALE_ONE = 24_576
+MAX_SCALE = 15
+MAX_UNARY = 40  # largest magnitude that may be coded in unary
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the encoder chose for a tensor; it stands at the front of the payload.
+
+    Attributes:
+        plain: All indices are coded as equally likely; the rest is not used.
+        scan: Which axis runs fastest.
+        half: Differences count from between two levels, `num_levels // 2 - 1` and the next, so
+            that there is no difference 0; otherwise from the level `centre`.
+        centre: The most frequent level.
+        binary: Magnitudes are coded digit by digit; otherwise in unary.
+        flags: Each row has a flag that says whether all its differences are 0.
+        scale: log2 of the magnitude that counts as large.
+    """
+
+    plain: bool = False
+    scan: str = SCANS[0]
+    half: bool = False
+    centre: int = 0
+    binary: bool = False
+    flags: bool = False
+    scale: int = 0
+
+    def sides(self, num_levels: int) -> tuple[int, int]:
+        """Largest magnitude below and above the centre."""
+        if self.half:
+            return num_levels // 2, num_levels - num_levels // 2
+        return self.centre, num_levels - 1 - self.centre
+
+
+def code_options(
+    mode: int, state: np.ndarray, buffer: np.ndarray, num_levels: int, ndim: int, options: Options
+) -> Options:
+    """Write the options, or read them: the ones that were coded."""
+
+    def flag(value: bool, one: int = _OPTION_ONE) -> bool:
+        return bool(coding.code_bit(mode, state, buffer, one, int(value)))
+
+    if flag(options.plain):
+        return Options(plain=True)
+    half = flag(options.half)
+    middle = num_levels // 2
+    centre = middle if half else options.centre
+    if not half:
+        if flag(centre != middle):
+            coded = np.array([centre], np.int32)
+            coding.code_uniform(mode, state, buffer, coded, num_levels)
+            centre = int(coded[0])
+        else:
+            centre = middle
+    found = Options(half=half, centre=centre)
+    binary = max(found.sides(num_levels)) > MAX_UNARY or flag(options.binary)
+    flags = not half and flag(options.flags)
+    scan = SCANS.index(options.scan) if ndim >= 2 else 0
+    if ndim >= 2:
+        scan = 2 * flag(bool(scan & 2)) + flag(bool(scan & 1))
+    scale = 0
+    while scale < MAX_SCALE and flag(scale < options.scale, _SCALE_ONE):
+        scale += 1
+    return Options(False, SCANS[scan], half, centre, binary, flags, scale)
