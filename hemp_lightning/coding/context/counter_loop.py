@@ -120,11 +120,11 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                 base += np.uint64(negative)
                 size = np.int64(1)
                 if binary:
-                    for r in range(digits - 1, -1, -1):
-                        digit = ((magnitude - 1) >> r) & 1
-                        if ((2 * size + 1) << r) - (1 << digits) >= limit:
+                    for lower in range(digits - 1, -1, -1):
+                        digit = ((magnitude - 1) >> lower) & 1
+                        if ((2 * size + 1) << lower) - (1 << digits) >= limit:
                             digit = np.int64(0)  # what can only be 0 is not coded
-                        elif digits - r - 1 < modelled:
+                        elif digits - lower - 1 < modelled:
                             digit, low, width, position = _decide(
                                 mode, table, base + np.uint64(2 * size), digit,
                                 low, width, position, buffer, cost, log2, t,

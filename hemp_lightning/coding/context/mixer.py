@@ -33,7 +33,7 @@ from hemp_lightning.coding.context.neighbours import (
 )
 from hemp_lightning.ground.numba_tools import embedded, jit
 
-APM_STEPS = 33
+NUM_CORRECTIONS = 33
 
 
 class Mixer(NamedTuple):
@@ -44,7 +44,7 @@ class Mixer(NamedTuple):
         starts: Where the counters of each input begin, `(NUM_INPUTS,)`.
         weights: Of each node and input, of 65,536.
         uses: Decisions that each node has learned from.
-        apm: Corrections of each node, probabilities of 22 bits, `(nodes, APM_STEPS)`.
+        corrections: Of each node, probabilities of 22 bits, `(nodes, NUM_CORRECTIONS)`.
         bases: Where the counters of the present contexts begin, `(NUM_INPUTS,)`.
         slots: Counters of the decision that is being made; `found` are they, `inputs` stretched.
     """
@@ -53,7 +53,7 @@ class Mixer(NamedTuple):
     starts: np.ndarray
     weights: np.ndarray
     uses: np.ndarray
-    apm: np.ndarray
+    corrections: np.ndarray
     bases: np.ndarray
     slots: np.ndarray
     found: np.ndarray
@@ -71,16 +71,16 @@ def start_mixer(nodes, rows, row):  # type: ignore[no-untyped-def]
     weights = np.zeros((nodes, NUM_INPUTS), np.int64)
     for i in range(nodes):
         weights[i] = WEIGHT_START[min(i, 2)]
-    apm = np.zeros((nodes, APM_STEPS), np.int64)
+    corrections = np.zeros((nodes, NUM_CORRECTIONS), np.int64)
     for i in range(nodes):
-        for j in range(APM_STEPS):
-            apm[i, j] = np.int64(SQUASH[(j - 16) * 128 + STRETCH_MAX]) << 6
+        for j in range(NUM_CORRECTIONS):
+            corrections[i, j] = np.int64(SQUASH[(j - 16) * 128 + STRETCH_MAX]) << 6
     return Mixer(
         np.zeros(size, np.uint32),
         starts,
         weights,
         np.zeros(nodes, np.int64),
-        apm,
+        corrections,
         np.zeros(NUM_INPUTS, np.int64),
         np.zeros(NUM_INPUTS, np.uint64),
         np.zeros(NUM_INPUTS, np.uint32),
@@ -95,7 +95,9 @@ def _correct(mixer, node, dot):  # type: ignore[no-untyped-def]
     squashed = np.int64(SQUASH[mix + STRETCH_MAX])
     place = min(max(mix, -2047), 2047) + 2048
     step, part = place >> 7, place & 127
-    corrected = (mixer.apm[node, step] * (128 - part) + mixer.apm[node, step + 1] * part) >> 13
+    corrected = (
+        mixer.corrections[node, step] * (128 - part) + mixer.corrections[node, step + 1] * part
+    ) >> 13
     one = min(max((3 * squashed + corrected) >> 2, 1), 65535)
     return one, squashed, step, part
 
@@ -140,7 +142,7 @@ def learn_decision(mixer, node, bit, squashed, step, part):  # type: ignore[no-u
     """Learn the decision that `predict` predicted."""
     if part >= 64:
         step += 1
-    mixer.apm[node, step] += ((bit << 22) - mixer.apm[node, step]) >> 6
+    mixer.corrections[node, step] += ((bit << 22) - mixer.corrections[node, step]) >> 6
     error = ((bit << 16) - squashed) * PACE[mixer.uses[node]]
     mixer.uses[node] = min(mixer.uses[node] + 1, len(PACE) - 1)
     for i in range(NUM_INPUTS):

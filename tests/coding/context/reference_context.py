@@ -32,7 +32,7 @@ class Bits:
         self.data, self.next, self.range = data, 6, 1 << 48
         self.code = int.from_bytes(data[:6].ljust(6, b"\0"), "big")
 
-    def bit(self, one: int) -> int:
+    def decide(self, one: int) -> int:
         zero = (self.range >> 16) * (65536 - one)
         bit = int(self.code >= zero)
         self.code -= zero * bit
@@ -46,7 +46,7 @@ class Bits:
         low, high = 0, size
         while high - low > 1:
             middle = (low + high) // 2
-            if self.bit((high - middle) * 65536 // (high - low)):
+            if self.decide((high - middle) * 65536 // (high - low)):
                 low = middle
             else:
                 high = middle
@@ -54,12 +54,12 @@ class Bits:
 
 
 class Counter:
-    def __init__(self, one: int = 1 << 21, count: int = 1) -> None:
-        self.one, self.count = one, count
+    def __init__(self, chance: int = 1 << 21, count: int = 1) -> None:
+        self.chance, self.count = chance, count
 
     def learn(self, bit: int, limit: int = 1020) -> None:
         rate = 131072 // (2 * self.count + 3)
-        self.one += ((bit * 4194303 - self.one) * rate) >> 16
+        self.chance += ((bit * 4194303 - self.chance) * rate) >> 16
         self.count = min(self.count + 1, limit)
 
 
@@ -68,20 +68,20 @@ class Mixer:
 
     def __init__(self, bits: Bits) -> None:
         self.bits, self.counters, self.low, self.silence = bits, {}, {}, {}
-        self.weights, self.uses, self.apm = {}, {}, {}
+        self.weights, self.uses, self.corrections = {}, {}, {}
 
     def plain(self, table: dict, key: int) -> int:
         counter = table.setdefault(key, Counter())
-        bit = self.bits.bit(min(max(counter.one >> 6, 1), 65535))
+        bit = self.bits.decide(min(max(counter.chance >> 6, 1), 65535))
         counter.learn(bit)
         return bit
 
     def decide(self, node: int, contexts: list, inherit_unary: bool) -> int:
-        order0 = (0, 0, node)
-        if order0 not in self.counters:
-            below = self.counters[0, 0, node - 2].one if inherit_unary else 1 << 21
-            self.counters[order0] = Counter(below)
-        parent = self.counters[order0].one
+        first = (0, 0, node)
+        if first not in self.counters:
+            below = self.counters[0, 0, node - 2].chance if inherit_unary else 1 << 21
+            self.counters[first] = Counter(below)
+        parent = self.counters[first].chance
         found = []
         for i, c in enumerate(contexts):
             key = (i, c, min(node, 7) if i > 5 else node)
@@ -90,24 +90,25 @@ class Mixer:
                 count = min(max((1 << 18) // (rare + 1), 1), 255)
                 self.counters[key] = Counter(parent, count)
             found.append(self.counters[key])
-        inputs = [STRETCH[c.one >> 6] for c in found]
+        inputs = [STRETCH[c.chance >> 6] for c in found]
         weights = self.weights.setdefault(node, list(START[min(node, 2)]))
-        dot = sum(w * x for w, x in zip(weights, inputs, strict=True)) >> 16
+        dot = sum(weight * value for weight, value in zip(weights, inputs, strict=True)) >> 16
         mix = min(max(dot, -3071), 3071)
+        squashed = SQUASH[mix]
         place = min(max(mix, -2047), 2047) + 2048
         step, part = place // 128, place % 128
-        apm = self.apm.setdefault(
-            node, [SQUASH[min(max((j - 16) * 128, -3071), 3071)] << 6 for j in range(33)]
+        corrections = self.corrections.setdefault(
+            node, [SQUASH[min(max((step - 16) * 128, -3071), 3071)] << 6 for step in range(33)]
         )
-        corrected = (apm[step] * (128 - part) + apm[step + 1] * part) >> 13
-        bit = self.bits.bit(min(max((3 * SQUASH[mix] + corrected) >> 2, 1), 65535))
+        corrected = (corrections[step] * (128 - part) + corrections[step + 1] * part) >> 13
+        bit = self.bits.decide(min(max((3 * squashed + corrected) >> 2, 1), 65535))
         step += part >= 64
-        apm[step] += ((bit << 22) - apm[step]) >> 6
+        corrections[step] += ((bit << 22) - corrections[step]) >> 6
         uses = self.uses.get(node, 0)
-        error = ((bit << 16) - SQUASH[mix]) * (5 + 500 // (uses + 50))
+        error = ((bit << 16) - squashed) * (5 + 500 // (uses + 50))
         self.uses[node] = min(uses + 1, 500)
-        for i, x in enumerate(inputs):
-            weights[i] += (x * error + 131072) >> 18
+        for i, value in enumerate(inputs):
+            weights[i] += (value * error + 131072) >> 18
             found[i].learn(bit)
         return bit
 
@@ -116,25 +117,25 @@ def decode(data: bytes, shape: tuple[int, ...], num_levels: int, fast: bool = Fa
     """The indices in row-major order; `fast`: of the fast coder."""
     bits = Bits(data)
     count = math.prod(shape)
-    if bits.bit(8192):
+    if bits.decide(8192):
         return [bits.uniform(num_levels) for _ in range(count)]
-    half, middle = bits.bit(8192), num_levels // 2
+    half, middle = bits.decide(8192), num_levels // 2
     below, above, centre = middle, num_levels - middle, middle
     if not half:
-        centre = bits.uniform(num_levels) if bits.bit(8192) else middle
+        centre = bits.uniform(num_levels) if bits.decide(8192) else middle
         below, above = centre, num_levels - 1 - centre
-    binary = 1 if max(below, above) > 40 else bits.bit(8192)
-    flags = 0 if half else bits.bit(8192)
+    binary = 1 if max(below, above) > 40 else bits.decide(8192)
+    flags = 0 if half else bits.decide(8192)
     scan, axes = "row_major", list(range(len(shape)))
     if len(shape) >= 2:
-        scan = SCANS[2 * bits.bit(8192) + bits.bit(8192)]
+        scan = SCANS[2 * bits.decide(8192) + bits.decide(8192)]
         first, second = (0, 1) if scan in ("row_major", "input") else (1, 0)
         inner = list(range(2, len(shape)))
         axes = (
             [first, second, *inner] if scan in ("row_major", "kernel") else [first, *inner, second]
         )
     shift = 0
-    while shift < 15 and bits.bit(24576):
+    while shift < 15 and bits.decide(24576):
         shift += 1
     turned = [shape[a] for a in axes]
     rows, mid = (turned[0], turned[1]) if len(turned) > 1 else (1, count)
@@ -155,7 +156,7 @@ def _differences(bits, rows, row, inner, last, below, above, half, binary, flags
     digits = (max(below, above) - 1).bit_length()
     scale = 1 << shift
 
-    def kind(value):
+    def class_of(value):
         size = abs(value)
         if 2 * size < scale:
             return 2
@@ -165,35 +166,37 @@ def _differences(bits, rows, row, inner, last, below, above, half, binary, flags
         return past[-distance] if 0 < distance <= len(past) else 0
 
     silent = 0
-    for a, c in product(range(rows), range(row)):
-        if c == 0 and flags:
+    for row_number, column in product(range(rows), range(row)):
+        if column == 0 and flags:
             silent = mixer.plain(mixer.silence, silent)
         if flags and silent:
             past.append(0)
             continue
-        k = c % inner
+        position = column % inner
         left, left2, up = back(1), back(2), back(row)
         if inner > 1:
-            over, over_next = (back(last), back(last - 1)) if k >= last else (0, 0)
+            over, over_next = (back(last), back(last - 1)) if position >= last else (0, 0)
             near = 2 * abs(left) + abs(left2) + 2 * abs(over)
-            three = kind(left), kind(over), kind(back(inner))
-            four = kind(up), kind(back(inner)), kind(over_next)
+            before = back(inner)
+            three = class_of(left), class_of(over), class_of(before)
+            four = class_of(up), class_of(before), class_of(over_next)
         else:
-            near = 2 * abs(left) + abs(left2) + abs(back(3))
-            three = kind(left), kind(up), kind(left2)
-            four = kind(up), kind(back(2 * row)), kind(back(row - 1))
+            left3, up2, up_next = back(3), back(2 * row), back(row - 1)
+            near = 2 * abs(left) + abs(left2) + abs(left3)
+            three = class_of(left), class_of(up), class_of(left2)
+            four = class_of(up), class_of(up2), class_of(up_next)
         if near >= 8:
             octave = near.bit_length() - 3
             near = min(4 * octave + (near >> octave), 47)
         contexts = [
             0,
             near,
-            (min(k, 63), min(abs(left) >> shift, 3)),
+            (min(position, 63), min(abs(left) >> shift, 3)),
             three,
             four,
-            (len(past) % 12, kind(left), min(abs(left2) >> shift, 2)),
-            c if rows >= 8 else 0,
-            a if row >= 8 else 0,
+            (len(past) % 12, class_of(left), min(abs(left2) >> shift, 2)),
+            column if rows >= 8 else 0,
+            row_number if row >= 8 else 0,
         ]
         past.append(_difference(mixer, contexts, below, above, half, binary, digits))
     return past
@@ -209,15 +212,15 @@ def _difference(mixer, contexts, below, above, half, binary, digits):
         while size < limit and mixer.decide(2 * size + negative, contexts, size > 1):
             size += 1
         return sign * size
-    for left in range(digits - 1, -1, -1):
+    for lower in range(digits - 1, -1, -1):
         bit = 0
-        if ((2 * size + 1) << left) - (1 << digits) < limit:
-            if digits - left - 1 < 5:
+        if ((2 * size + 1) << lower) - (1 << digits) < limit:
+            if digits - lower - 1 < 5:
                 bit = mixer.decide(2 * size + negative, contexts, False)
             elif size < 1024:
                 bit = mixer.plain(mixer.low, size)
             else:
-                bit = mixer.bits.bit(32768)
+                bit = mixer.bits.decide(32768)
         size = 2 * size + bit
     return sign * (size - (1 << digits) + 1)
 
@@ -227,7 +230,7 @@ def _fast_differences(bits, rows, row, inner, last, below, above, half, binary, 
     past, counters, scale = [], {}, 1 << shift
     digits = (max(below, above) - 1).bit_length()
 
-    def kind(value):
+    def class_of(value):
         size = abs(value)
         side = 0 if 2 * size < scale else 1 if size < 2 * scale else 2
         return side if value > 0 else -side
@@ -237,7 +240,7 @@ def _fast_differences(bits, rows, row, inner, last, below, above, half, binary, 
 
     def decide(*key):
         counter = counters.setdefault(key, Counter())
-        bit = bits.bit(min(max(counter.one >> 6, 1), 65535))
+        bit = bits.decide(min(max(counter.chance >> 6, 1), 65535))
         counter.learn(bit, 254)
         return bit
 
@@ -252,14 +255,16 @@ def _fast_differences(bits, rows, row, inner, last, below, above, half, binary, 
             continue
         negative = int(above == 0)
         if below and above:
-            negative = decide(kind(left), kind(over), kind(back(inner) if inner > 1 else left2))
+            negative = decide(
+                class_of(left), class_of(over), class_of(back(inner) if inner > 1 else left2)
+            )
         limit, sign, size = (below, -1, 1) if negative else (above, 1, 1)
         if binary:
-            for r in range(digits - 1, -1, -1):
+            for lower in range(digits - 1, -1, -1):
                 bit = 0
-                if ((2 * size + 1) << r) - (1 << digits) < limit:
-                    modelled = digits - r - 1 < 8
-                    bit = decide(near, 2 * size + negative) if modelled else bits.bit(32768)
+                if ((2 * size + 1) << lower) - (1 << digits) < limit:
+                    modelled = digits - lower - 1 < 8
+                    bit = decide(near, 2 * size + negative) if modelled else bits.decide(32768)
                 size = 2 * size + bit
             size -= (1 << digits) - 1
         else:
