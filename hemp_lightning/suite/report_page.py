@@ -25,6 +25,7 @@ from hemp_lightning.suite.runs import (
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star")
 MOST_CURVES = 8  # in the picture of layers
+MOST_LOSS = 5.0  # points of accuracy that the picture of rate and accuracy shows at first
 MOST_LETTERS = 40  # of a name in a legend
 COLUMNS = {  # heading, kind of the values, explanation
     "method": ("text", ""),
@@ -80,8 +81,8 @@ def page(pairs: Mapping[tuple[str, str], Sequence[Group]], output: Path) -> str:
 def section(name: str, title: str, groups: Sequence[Group], output: Path) -> str:
     """Charts and table of one model and dataset."""
     best = smallest(groups)
-    charts = [rate_chart(groups)]
-    charts += [layers_chart(best)] if layers_chart(best) else []
+    layers = layers_chart(best)
+    charts = [rate_chart(groups), *([layers] if layers else [])]
     boxes = "".join(
         f'<figure><figcaption>{caption}</figcaption><div class="chart" data-chart="{name}-{i}">'
         f'</div><script type="application/json" id="{name}-{i}">{_json(chart)}</script></figure>'
@@ -180,9 +181,16 @@ def rate_chart(groups: Sequence[Group]) -> tuple[str, dict[str, Any]]:
             "marker": {"size": 10, "symbol": "diamond-open", "color": "#555"},
         }
     )
-    counts = [x for trace in traces for x in trace["x"]]
+    layout = _layout([x for trace in traces for x in trace["x"]])
     caption = "A point is the mean over seeds; a line joins runs that differ in strength alone"
-    return caption, {"data": traces, "layout": _layout(counts)}
+    accuracies = sorted(100 * group.mean("accuracy") for group in groups)
+    top = max([*accuracies, *(100 * accuracy for accuracy, _ in networks.values())])
+    below = sum(accuracy < top - MOST_LOSS for accuracy in accuracies)
+    if 0 < below < len(accuracies) / 2:
+        margin = 0.06 * (top - accuracies[below])
+        layout["yaxis"]["range"] = [accuracies[below] - margin, top + margin]
+        caption += f"; points below this view: {below}, a double click shows them"
+    return caption, {"data": traces, "layout": layout}
 
 
 def curve_names(curves: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
@@ -290,7 +298,7 @@ def rows(group: Group, on_front: bool, is_best: bool, output: Path) -> str:
         (group.label, f"{name}</button>{badges}"),
         (group.settings, html.escape(group.settings) or "as configured"),
         (group.mean("file_bytes"), file_text(group)),
-        (group.mean("compression_ratio"), f"{group.mean('compression_ratio'):,.4g}"),
+        (group.mean("compression_ratio"), f"{group.mean('compression_ratio'):,.4g} &times;"),
         (group.mean("accuracy"), accuracy_text(group, "accuracy")),
         (group.mean("float_accuracy"), start),
         (group.mean("bits_per_weight"), f"{group.mean('bits_per_weight'):.4g}"),
@@ -317,7 +325,7 @@ def _run_row(run: dict[str, Any], output: Path) -> str:
         "method": f"seed {run['seed']}",
         "settings": f'<a href="{folder}/" title="{html.escape(label_of(run))}">{name}</a>',
         "file": f"{run['file_bytes']:,} B",
-        "ratio": f"{run['compression_ratio']:,.4g}",
+        "ratio": f"{run['compression_ratio']:,.4g} &times;",
         "accuracy": f"{100 * run['accuracy']:.2f} %",
         "at the start": f"{100 * run['float_accuracy']:.2f} %",
         "bits/weight": f"{run['bits_per_weight']:.4g}",

@@ -16,7 +16,7 @@ PLACES = (
 )
 # Words that move a run along its curve: how strong the method is.
 STRENGTHS = (
-    *("hemp.lambda_entropy", "hemp.target_bytes", "hemp.target_accuracy", "hemp.num_levels"),
+    *("hemp.lambda_entropy", "hemp.target_bytes", "hemp.target_accuracy"),
     *("quantization.", "pruning."),
 )
 # What a row says in columns of its own.

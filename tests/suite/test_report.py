@@ -164,6 +164,16 @@ def test_report_files(tmp_path: Path) -> None:
     assert "## lenet5 on mnist" in table and "## resnet20 on cifar10" in table
 
 
+def test_one_ruined_run_does_not_flatten_the_picture(tmp_path: Path) -> None:
+    good = [result(lambda_entropy=v, accuracy=0.98 - v / 1000) for v in (1.0, 2.0, 3.0)]
+    runs = store(tmp_path / "runs", *good, result(lambda_entropy=9.0, accuracy=0.1))
+    page = write_report([runs], tmp_path / "report")[-1].read_text()
+    chart = json.loads(page.split('type="application/json" id="s0-0">')[1].split("</script>")[0])
+    low, high = chart["layout"]["yaxis"]["range"]
+    assert 97 < low < 97.7 and 99 < high < 100
+    assert "points below this view: 1" in page
+
+
 def test_words_of_runs_cannot_end_the_page(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     runs = store(tmp_path / "runs", result(overrides=[f"model.note={evil}"]))

@@ -5,6 +5,12 @@ const options = {
 for (const box of document.querySelectorAll(".chart")) {
   const chart = JSON.parse(document.getElementById(box.dataset.chart).textContent);
   chart.layout.font = {family: "system-ui, sans-serif", size: 13};
+  const axis = chart.layout.xaxis;
+  if (innerWidth < 600 && axis.tickvals) {
+    const keep = (_, i) => String(axis.tickvals[i]).startsWith("1");
+    [axis.tickvals, axis.ticktext] = [axis.tickvals.filter(keep), axis.ticktext.filter(keep)];
+  }
+  if (innerWidth < 600) chart.layout.height += 18 * chart.data.length; // of the legend
   Plotly.newPlot(box, chart.data, chart.layout, options);
 }
 
