@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,17 +13,56 @@ from hemp_lightning.coding import CODERS, get_coder
 from hemp_lightning.coding.coder import gather, index_dtype, tally
 from hemp_lightning.coding.compressors import RawCoder
 from hemp_lightning.coding.tuples.coder import TuplesCoder
+from hemp_lightning.file.choose import Plan
 from hemp_lightning.file.format.directory import PLAIN, QUANTIZED, Record
-from hemp_lightning.file.format.levels import needs_wide
+from hemp_lightning.file.format.levels import needs_wide, write_levels
 from hemp_lightning.file.format.sections import Content
 from hemp_lightning.file.format.steps import round_to_steps
-from hemp_lightning.file.format.storages import EXACT, FLOAT_DTYPES, STEPS, fits, to_words
+from hemp_lightning.file.format.storages import EXACT, FLOAT_DTYPES, STEPS, fits, has_nan, to_words
 from hemp_lightning.file.options import FileOptions
+from hemp_lightning.file.summary import TensorSummary, indices_entropy, summarize
 from hemp_lightning.file.tolerances import Norms
+from hemp_lightning.quantization.bounded import relative_error, squared_error
 from hemp_lightning.quantization.codebook import Codebook
 
 _CHUNK = 2**22  # weights that are assigned to levels at a time
 _MOST_TUPLES = 2**62  # different ones that the coder of tuples can number
+
+
+def encode_entry(
+    plan: Plan, position: int, norms: Norms
+) -> tuple[Content, np.ndarray | None, TensorSummary]:
+    """Content of one tensor of a plan, its indices if it is quantized, and its summary.
+
+    A tensor that is not finite is held exactly, since it is no weight: a mask of -inf, a buffer
+    that is NaN until it is used.
+
+    Raises:
+        ValueError: If such a tensor was named by the user to be quantized.
+    """
+    name, options = plan.entries[position].name, plan.options
+    tensor = plan.values(position)
+    if has_nan(tensor):
+        plan.notes.append(f"tensor `{name}` has NaN")
+    content, indices, entropy = None, None, 0.0
+    if position in plan.codebooks and not torch.isfinite(tensor).all():
+        if position in plan.explicit:
+            raise ValueError(
+                f"tensor `{name}` must be finite to be quantized; found "
+                f"{'NaN' if has_nan(tensor) else 'infinity'}. Leave it out of `tensors` or "
+                "`codebooks`, and it is held exactly"
+            )
+    elif position in plan.codebooks:
+        codebook = plan.codebooks[position] or plan.quantizer.fit(tensor).half_precision()
+        content, indices = encode_quantized(name, tensor, codebook, options)
+    if content is None or plan.automatic:
+        plain = encode_plain(name, tensor, options, norms)
+        if content is None or plain.values.nbytes < _quantized_bytes(content):
+            content, indices = plain, None
+    if indices is not None:
+        entropy = indices_entropy(content, indices, options.order, options.scan)
+    summary = replace(summarize(content, entropy), relative_error=_error(tensor, content, indices))
+    return content, indices, summary
 
 
 def shortest_payload(
@@ -90,17 +132,49 @@ def encode_quantized(
 def encode_plain(name: str, tensor: Tensor, options: FileOptions, norms: Norms) -> Content:
     """Content of a tensor (on the CPU) that is stored as it is, or shorter within tolerance."""
     storage, limits = EXACT[tensor.dtype], None
-    if options.float_dtype == "steps" and tensor.dtype == torch.float32 and tensor.ndim < 2:
-        limits = norms.limits(name, tensor)
-        rounded = round_to_steps(tensor, limits)
-        if rounded is not None:
-            record = Record(name, PLAIN, tuple(tensor.shape), STEPS, section=0)
-            return Content(record, to_words(rounded, STEPS))
     shorter = FLOAT_DTYPES[options.float_dtype]
-    if tensor.dtype == torch.float32 and fits(tensor, shorter, limits):
-        storage = shorter
+    if tensor.dtype == torch.float32 and not torch.isfinite(tensor).all():
+        if torch.equal(tensor.to(shorter.held).float(), tensor):  # NaN differs from itself
+            storage = shorter
+    elif tensor.dtype == torch.float32:
+        if options.float_dtype == "steps" and tensor.ndim < 2 and not _is_recurrent(name):
+            limits = norms.limits(name, tensor)
+            rounded = round_to_steps(tensor, limits)
+            if rounded is not None:
+                record = Record(name, PLAIN, tuple(tensor.shape), STEPS, section=0)
+                return Content(record, to_words(rounded, STEPS))
+        if fits(tensor, shorter, limits):
+            storage = shorter
     record = Record(name, PLAIN, tuple(tensor.shape), storage, section=0)
     return Content(record, to_words(tensor, storage))
+
+
+def _is_recurrent(name: str) -> bool:
+    """Whether this is a bias of a recurrent layer, whose error every step of a sequence repeats."""
+    return name.rpartition(".")[2].startswith(("bias_ih", "bias_hh"))
+
+
+def _quantized_bytes(content: Content) -> int:
+    """Bytes that levels and indices take."""
+    if content.record.wide_levels:
+        return len(content.payload) + 4 * len(content.values)
+    return len(content.payload) + len(write_levels([content.values], []))
+
+
+def _error(tensor: Tensor, content: Content, indices: np.ndarray | None) -> float:
+    """Relative error of what stands in the file, in pieces: it is never there as a whole."""
+    flat = tensor.reshape(-1)
+    if content.record.kind == PLAIN:
+        if content.record.storage == EXACT[tensor.dtype]:
+            return 0.0
+        return relative_error(flat, content.tensor().reshape(-1))
+    assert indices is not None
+    numbers, size, off = indices.reshape(-1), 0.0, 0.0
+    for start in range(0, len(numbers), _CHUNK):
+        found = torch.from_numpy(content.values[numbers[start : start + _CHUNK]])
+        parts = squared_error(flat[start : start + _CHUNK], found)
+        size, off = size + parts[0], off + parts[1]
+    return math.sqrt(off / size) if size else (math.inf if off else 0.0)
 
 
 def _assign(tensor: Tensor, codebook: Codebook) -> np.ndarray:

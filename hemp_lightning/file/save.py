@@ -10,36 +10,25 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import replace
-from itertools import islice
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 from torch import nn
 
 from hemp_lightning.errors import listed
-from hemp_lightning.file.encode import encode_plain, encode_quantized
-from hemp_lightning.file.fold_norms import folded_state
-from hemp_lightning.file.format.directory import ALIAS, Record
-from hemp_lightning.file.format.files import checksum_of, opened, replacing, write_file
-from hemp_lightning.file.format.sections import SECTION_BYTES, Content, read_section, write_section
-from hemp_lightning.file.format.storages import QUANTIZABLE
+from hemp_lightning.file.choose import Plan, choose
+from hemp_lightning.file.format.files import replacing, write_file
 from hemp_lightning.file.options import FileOptions
-from hemp_lightning.file.parallel import count_threads, in_order
-from hemp_lightning.file.reorder_units import reordered_state
-from hemp_lightning.file.state import (
-    Entry,
-    State,
-    check_values,
-    chosen_names,
-    read_entries,
-    uncompiled,
-)
-from hemp_lightning.file.summary import Summary, TensorSummary, indices_entropy, summarize, total
-from hemp_lightning.file.tolerances import Norms
+from hemp_lightning.file.parallel import count_threads
+from hemp_lightning.file.state import State
+from hemp_lightning.file.summary import Summary, total
+from hemp_lightning.file.write import check_written, encode_sections, size_in_file
 from hemp_lightning.quantization.codebook import Codebook
-from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
+from hemp_lightning.quantization.quantizers import Quantizer
+
+LARGE_ERROR = 0.1
+"""Relative error of a tensor above which an untrained network is likely to be damaged."""
 
 _SPOOL_BYTES = 2**24  # coded sections beyond this wait on the disk and not in memory
 
@@ -48,14 +37,14 @@ def save(
     model_or_state_dict: nn.Module | State,
     path: str | os.PathLike[str],
     *,
-    num_levels: int = 16,
-    quantizer: str | Quantizer = "lloyd_max",
+    num_levels: int | None = None,
+    quantizer: str | Quantizer | None = None,
     coder: str = "context",
     codebooks: Mapping[str, Codebook] | None = None,
     tensors: str | Sequence[str] = "weights",
     order: int = 2,
     scan: str = "row_major",
-    float_dtype: str = "steps",
+    float_dtype: str = "float16",
     fold_norms: bool = False,
     reorder_units: bool = False,
     threads: int | None = None,
@@ -69,24 +58,29 @@ def save(
     Args:
         model_or_state_dict: What to write; all of its state_dict is in the file.
         path: The file to write.
-        num_levels: The most levels of a quantized tensor.
-        quantizer: Fits levels to tensors: a name of
-            `hemp_lightning.quantization.QUANTIZERS` or an object with `fit`.
+        num_levels: The most levels of a quantized tensor. None: as many as keep the error of each
+            tensor below half a percent, see `BoundedQuantizer`; a network that was not trained for
+            few levels then computes nearly the same.
+        quantizer: Fits levels to tensors: a name of `hemp_lightning.quantization.QUANTIZERS` or an
+            object with `fit`. None: `uniform`, or `lloyd_max` where `num_levels` is given.
         coder: A name of `hemp_lightning.coding.CODERS`. `context` gives way to a simpler coder
             where that is smaller.
         codebooks: Codebooks by name: exactly these tensors are quantized, with these. `num_levels`,
             `quantizer` and `tensors` are not used then.
-        tensors: What to quantize: `weights` (of a module: of convolutions, linear layers and
-            embeddings; of a state_dict: floating tensors with two axes or more), `layers` (of a
-            module: their biases too), `all` floating parameters, or names or patterns of them.
+        tensors: What to quantize: `weights` (floating parameters with two axes or more but scales
+            of norms; of a state_dict: floating tensors with two axes or more), `layers` (of a
+            module: biases too), `all` floating parameters, or names or patterns of them; what
+            begins with `!` is left out, see `select_tensors`. A tensor that is not finite is held
+            exactly, unless it is named in full.
         order: Length of the tuples, for the coder `tuples` and for the entropies of the summary.
         scan: Scan order of the tuples, for the same.
-        float_dtype: How float32 tensors that are not quantized are held. `steps`: biases, norm
-            scales and statistics, all with at most one axis, on steps of a sixteenth or less of
-            their deviation, see `round_to_steps`; the others as with `float16`. `float16` or
-            `bfloat16`: so, where that moves each entry by at most `2^-11` or `2^-8` of itself or by
-            `2^-22` of the largest entry; else exactly, as with `float32`. Every other dtype is
-            always held exactly.
+        float_dtype: How float32 tensors that are not quantized are held. `float16` or `bfloat16`:
+            so, where that moves each entry by at most `2^-11` or `2^-8` of itself or by `2^-22` of
+            the largest entry; else exactly, as with `float32`. `steps`: biases, norm scales and
+            statistics, all with at most one axis, on steps of a sixteenth or less of their
+            deviation, see `round_to_steps`; the others, and biases of recurrent layers, as with
+            `float16`. Steps are for networks that were trained or measured with them. Every other
+            dtype is always held exactly.
         fold_norms: Say each BatchNorm in two numbers a channel and not four, see `folded_state`:
             the file is smaller by half of its norms and the network computes the same in evaluation
             mode, but is no longer one to train further. Needs a module, which knows its norms.
@@ -101,8 +95,8 @@ def save(
         The sizes.
 
     Raises:
-        ValueError: If an argument is out of range, or a tensor cannot be written (NaN, sharded,
-            a dtype that is not known): its name is told.
+        ValueError: If an argument is out of range, or a tensor cannot be written (sharded, sparse,
+            NaN under a name that is to be quantized): its name is told.
         TypeError: If an argument or an entry of the state_dict is of a wrong type.
         OSError: If the file cannot be written.
 
@@ -119,147 +113,71 @@ def save(
     begin = time.perf_counter()
     threads = count_threads(threads)
     options = FileOptions(coder, float_dtype, fold_norms, reorder_units, order, scan)
-    entries = read_entries(model_or_state_dict)
-    if codebooks is None:
-        fitter = get_quantizer(quantizer, num_levels)
-        names = chosen_names(model_or_state_dict, entries, tensors)
-        books: dict[int, Codebook | None] = {_position(entries, name): None for name in names}
-    else:
-        fitter = None
-        books = _check_codebooks(entries, codebooks)
-    if fold_norms or reorder_units:
-        if not isinstance(model_or_state_dict, nn.Module):
-            raise TypeError(
-                f"`{'fold_norms' if fold_norms else 'reorder_units'}` needs a module, which knows "
-                f"its layers; found {type(model_or_state_dict).__name__}. Give the module, or "
-                "leave it out"
-            )
-        module = uncompiled(model_or_state_dict)
-        state = module.state_dict()
-        if fold_norms:
-            quantized = {entries[position].name for position in books}
-            state = folded_state(module, quantized, float_dtype)
-        if reorder_units:
-            state = reordered_state(module, state, codebooks)
-        entries = read_entries(state)
-    norms = Norms(entries)
-
-    def code(position: int) -> tuple[Content, TensorSummary]:
-        entry = entries[position]
-        tensor = entry.values()
-        check_values(entry.name, tensor, quantized=position in books)
-        if position not in books:
-            content = encode_plain(entry.name, tensor, options, norms)
-            return content, summarize(content)
-        codebook = books[position]
-        if codebook is None:
-            assert fitter is not None
-            codebook = fitter.fit(tensor).half_precision()
-        content, indices = encode_quantized(entry.name, tensor, codebook, options)
-        del tensor
-        _check(np.array_equal(content.indices(), indices), entry.name)
-        return content, summarize(content, indices_entropy(content, indices, order, scan))
-
-    records: dict[int, Record] = {}
-    sizes: list[int] = []
-    summaries: dict[str, TensorSummary] = {}
-    own = [position for position, entry in enumerate(entries) if entry.target is None]
-    with (
-        replacing(path) as temporary,
-        closing(in_order(code, own, threads)) as coded,
-        tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(temporary.parent)) as spool,
-    ):
-        for positions in _sections(entries):
-            contents = []
-            for content, summary in islice(coded, len(positions)):
-                contents.append(_in_section(content, len(sizes)))
-                summaries[summary.name] = summary
-            data = write_section(contents)
-            decoded = read_section(data, [content.record for content in contents])
-            for wanted, found in zip(contents, decoded, strict=True):
-                name = wanted.record.name
-                words = wanted.values.view(np.uint8), found.values.view(np.uint8)
-                _check(np.array_equal(*words) and wanted.payload == found.payload, name)
-                summaries[name] = replace(summaries[name], bytes=found.size)
-            spool.write(data)
-            spool.write(checksum_of(data))
-            sizes.append(len(data))
-            records.update(zip(positions, (c.record for c in contents), strict=True))
-        for position, entry in enumerate(entries):
-            if entry.target is not None:
-                target = records[entry.target]
-                records[position] = replace(
-                    target, name=entry.name, kind=ALIAS, target=entry.target
-                )
-        ordered = [records[position] for position in range(len(entries))]
-        with temporary.open("wb") as file:
-            write_file(file, ordered, sizes, spool)
-        # What stands on the disk is what was checked above, section by section.
-        with opened(temporary, max_bytes=sum(r.num_bytes for r in ordered)) as written:
-            if written.records != ordered:
-                raise RuntimeError("the directory read back differs from the one written")
-            for _ in written.sections():
-                pass
-            file_bytes = written.size
-    return total(path, file_bytes, ordered, summaries, time.perf_counter() - begin)
+    plan = choose(
+        model_or_state_dict,
+        num_levels=num_levels,
+        quantizer=quantizer,
+        codebooks=codebooks,
+        tensors=tensors,
+        options=options,
+    )
+    with replacing(path) as temporary:
+        with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(temporary.parent)) as spool:
+            records, sizes, summaries = encode_sections(plan, spool, threads)
+            with temporary.open("wb") as file:
+                write_file(file, records, sizes, spool)
+        file_bytes = check_written(temporary, records)
+    summary = total(path, file_bytes, records, summaries, time.perf_counter() - begin)
+    _warn(plan, summary, fitted=codebooks is None)
+    return summary
 
 
-def _sections(entries: list[Entry]) -> Iterator[list[int]]:
-    """Positions of the entries that share a section."""
-    section: list[int] = []
-    size = 0
-    for position, entry in enumerate(entries):
-        if entry.target is not None:
-            continue
-        own = entry.tensor.numel() * entry.tensor.dtype.itemsize
-        if section and size + own > SECTION_BYTES:
-            yield section
-            section, size = [], 0
-        section.append(position)
-        size += own
-    if section:
-        yield section
+def size_of(
+    model_or_state_dict: nn.Module | State,
+    *,
+    options: FileOptions | None = None,
+    threads: int | None = None,
+    **chosen: Any,
+) -> Summary:
+    """The summary that `save` would return, with the exact bytes, and no file.
+
+    Nothing is decoded again and nothing touches the disk: it takes half of the time.
+
+    Args:
+        model_or_state_dict: See `save`.
+        options: How the file would be written.
+        threads: See `save`.
+        **chosen: `num_levels`, `quantizer`, `codebooks` and `tensors`, as `save` has them.
+
+    Raises:
+        ValueError: As `save`.
+        TypeError: As `save`.
+
+    Example:
+        >>> size_of(nn.Linear(64, 32), num_levels=4).tensors[0].num_levels
+        4
+    """
+    begin = time.perf_counter()
+    plan = choose(model_or_state_dict, options=options, **chosen)
+    coded = encode_sections(plan, None, count_threads(threads), checks=False)
+    records, sizes, summaries = coded
+    size = size_in_file(records, sizes)
+    return total("", size, records, summaries, time.perf_counter() - begin)
 
 
-def _in_section(content: Content, section: int) -> Content:
-    return replace(content, record=replace(content.record, section=section))
-
-
-def _check(same: bool, name: str) -> None:
-    """Raise RuntimeError unless what was read back is what was to be written, bit for bit."""
-    if not same:
-        raise RuntimeError(
-            f"tensor `{name}` reads back differently from what was written; "
-            f"no file is written. This is a defect of hemp_lightning: please report it"
+def _warn(plan: Plan, summary: Summary, fitted: bool) -> None:
+    """Tell what the user would rather know: NaN, and tensors far from what they were."""
+    said = [*plan.notes]
+    large = {
+        tensor.name: error
+        for tensor in summary.tensors
+        if (error := tensor.relative_error or 0.0) > LARGE_ERROR and tensor.num_levels
+    }
+    if fitted and large:
+        named = listed([f"{name} ({error:.0%})" for name, error in large.items()])
+        said.append(
+            f"the levels are far from the weights of {named}: an untrained network is likely to be "
+            "damaged. Raise `num_levels`, or leave it out, and the error decides"
         )
-
-
-def _position(entries: list[Entry], name: str) -> int:
-    """Position of the entry that holds the tensor of that name, behind an alias too."""
-    position = [entry.name for entry in entries].index(name)
-    target = entries[position].target
-    return position if target is None else target
-
-
-def _check_codebooks(
-    entries: list[Entry], codebooks: Mapping[str, Codebook]
-) -> dict[int, Codebook | None]:
-    """Codebooks by position of the entry."""
-    by_name = {entry.name: entry.tensor for entry in entries}
-    for name, codebook in codebooks.items():
-        if name not in by_name:
-            raise ValueError(
-                f"`codebooks` must have names of the state_dict; found {name!r}, which is none of "
-                f"{listed(list(by_name))}"
-            )
-        tensor = by_name[name]
-        if tensor.dtype not in QUANTIZABLE or not tensor.numel():
-            raise ValueError(
-                f"`codebooks` must be for floating tensors with an entry; found {name!r} of dtype "
-                f"{tensor.dtype} and shape {tuple(tensor.shape)}"
-            )
-        if not isinstance(codebook, Codebook):
-            raise TypeError(
-                f"`codebooks[{name!r}]` must be a Codebook; found {type(codebook).__name__}"
-            )
-    return {_position(entries, name): codebook.to("cpu") for name, codebook in codebooks.items()}
+    for words in said:
+        warnings.warn(words, stacklevel=3)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from hemp_lightning.file.format.directory import MAX_ENTRIES, MAX_NAMES, MAX_NDIM, MAX_RECORDS
 from hemp_lightning.file.format.names import MAX_NAME
-from hemp_lightning.file.format.storages import EXACT, QUANTIZABLE, has_nan
-from hemp_lightning.quantization.selection import WEIGHTED, select_tensors
+from hemp_lightning.file.format.storages import EXACT
 
 
 @dataclass(frozen=True)
@@ -122,57 +120,23 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return original if isinstance(original, nn.Module) else model
 
 
-def chosen_names(
-    model_or_state_dict: nn.Module | State,
-    entries: list[Entry],
-    tensors: str | Sequence[str],
-) -> set[str]:
-    """Names of the entries to quantize.
+def check_state(model: nn.Module | State) -> None:
+    """Refuse a model or state_dict that no file can hold, before it is trained.
 
-    A bare state_dict does not tell what a tensor is for: there, `weights` are the floating tensors
-    with two axes or more.
+    Args:
+        model: A module, whose state_dict is looked at, or a state_dict.
 
     Raises:
-        ValueError: If `tensors` names something that is not there.
+        TypeError: If an entry is no tensor: the extra state of a module, for one.
+        ValueError: If a tensor is sparse, sharded, without values, or of an unknown dtype.
+
+    Example:
+        >>> check_state(nn.Linear(2, 2))
+        >>> check_state({"held": torch.eye(2).to_sparse()})
+        Traceback (most recent call last):
+        ValueError: tensor `held` must be dense; found torch.sparse_coo, torch.float32
     """
-    if isinstance(model_or_state_dict, nn.Module):
-        model = uncompiled(model_or_state_dict)
-        if tensors in ("weights", "layers") and not any(
-            isinstance(m, WEIGHTED) for m in model.modules()
-        ):
-            return set()
-        return set(select_tensors(model, tensors))
-    floating = {e.name: e.tensor for e in entries if e.tensor.dtype in QUANTIZABLE}
-    floating = {name: tensor for name, tensor in floating.items() if tensor.numel()}
-    if tensors == "all":
-        return set(floating)
-    if tensors == "layers":
-        raise ValueError(
-            "`tensors`='layers' needs a module: a bare state_dict does not tell which tensors are "
-            "biases. Pass the module, 'weights', 'all', or patterns such as '*.bias'"
-        )
-    if tensors == "weights":
-        return {name for name, tensor in floating.items() if tensor.ndim >= 2}
-    patterns = [tensors] if isinstance(tensors, str) else list(tensors)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in floating):
-            raise ValueError(
-                f"`tensors` must be 'weights', 'all', or names of floating tensors; found "
-                f"{pattern!r}, which is none of {', '.join(list(floating)[:8]) or 'no names'}"
-            )
-    return {n for n in floating if any(fnmatchcase(n, pattern) for pattern in patterns)}
-
-
-def check_values(name: str, tensor: Tensor, quantized: bool) -> None:
-    """Refuse NaN, and infinity in a tensor that is quantized.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    if has_nan(tensor):
-        raise ValueError(f"tensor `{name}` must have no NaN; found at least one")
-    if quantized and not torch.isfinite(tensor).all():
-        raise ValueError(f"tensor `{name}` must be finite to be quantized; found infinity")
+    read_entries(model)
 
 
 def _check_name(name: object) -> None:
@@ -187,6 +151,12 @@ def _check_name(name: object) -> None:
 
 
 def _check_tensor(name: str, tensor: object) -> None:
+    if name.rpartition(".")[2] == "_extra_state" and not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"entry `{name}` must be a tensor; found {type(tensor).__name__}, the extra state of a "
+            "module, which a file cannot hold (take `get_extra_state` from the module, or give a "
+            "state_dict without it)"
+        )
     if not isinstance(tensor, Tensor):
         raise TypeError(
             f"entry `{name}` must be a tensor; found {type(tensor).__name__} (leave it out of the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class TensorSummary:
         table_bytes: Bytes of `bytes` that describe the coder's model.
         bytes: Its bytes in the file: indices, levels or entries; not its line in the directory.
         entropy_bits_per_weight: Empirical entropy of its indices, 0 if it is not quantized.
+        relative_error: `||w - q|| / ||w||` of what the file holds in place of the tensor; None
+            where a file was only read, which does not know the original.
     """
 
     name: str
@@ -37,6 +39,7 @@ class TensorSummary:
     table_bytes: int
     bytes: int
     entropy_bits_per_weight: float
+    relative_error: float | None = field(default=None, compare=False)
 
     @property
     def num_entries(self) -> int:

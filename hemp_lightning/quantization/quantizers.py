@@ -26,7 +26,10 @@ PRICE_STEPS = 16
 class Quantizer(Protocol):
     """Anything that fits a codebook to weights."""
 
-    num_levels: int
+    @property
+    def num_levels(self) -> int:
+        """The most levels of a codebook."""
+        ...
 
     def fit(self, weights: Tensor, init: Codebook | None = None) -> Codebook:
         """Fit a codebook of at most `num_levels` levels.
@@ -95,7 +98,8 @@ class LloydMaxQuantizer:
 
     Lloyd's iteration runs on the weights in order, sorted only where a border falls, with prefix
     sums, so that a round costs little, and ends where no weight changes its cell. An empty cell is
-    re-seeded at the weight farthest from its level; on a refit (`init`) it drops out.
+    re-seeded at the weight farthest from its level; on a refit (`init`) it drops out. A first fit
+    starts from levels spread by the density and from the even grid, and keeps the better end.
 
     Source: S. Lloyd, *Least squares quantization in PCM*, IEEE Trans. Inf. Theory 28 (1982),
     method I; J. Max, *Quantizing for minimum distortion*, IRE Trans. Inf. Theory 6 (1960).
@@ -252,7 +256,7 @@ def _fit_sorted(
     ends = torch.aminmax(flat)
     _check_finite(flat, *ends)
     low, high = (float(end) for end in ends)
-    distinct = _few_distinct(flat, num_levels)
+    distinct = few_distinct(flat, num_levels)
     if distinct is not None and lambda_rate == 0:
         return Codebook(distinct)
     ordered = in_order(flat)
@@ -269,11 +273,15 @@ def _fit_sorted(
         )
     if zero:
         levels = _with_zero(levels)
-    ways = [[price]]
+    ways = [(levels, [price])]
     if price and init is None:
-        ways.append([price * step / PRICE_STEPS for step in range(PRICE_STEPS + 1)])
+        ways.append((levels, [price * step / PRICE_STEPS for step in range(PRICE_STEPS + 1)]))
+    elif init is None:
+        # with many levels for few weights, or heavy tails, the even grid leads to a better optimum
+        grid = UniformQuantizer(num_levels, keep_zero=zero).fit(flat).levels
+        ways.append((grid.double().cpu().numpy(), [price]))
     reseeds = num_levels if init is None else 0
-    found = [_descend(ordered, levels, prices, zero, reseeds, max_iterations) for prices in ways]
+    found = [_descend(ordered, *way, zero, reseeds, max_iterations) for way in ways]
     _, levels, bits = min(found, key=lambda one: one[0])
     # float32 may merge two levels that float64 holds apart
     kept = np.unique(levels.astype(np.float32), return_index=True)[1]
@@ -339,7 +347,7 @@ def _ends(
     return first, ordered.at(np.maximum(borders[1:] - 1, 0))
 
 
-def _few_distinct(flat: Tensor, num_levels: int) -> Tensor | None:
+def few_distinct(flat: Tensor, num_levels: int) -> Tensor | None:
     """The distinct values if there are at most `num_levels` of them, else None."""
     # Most tensors show more within a small sample; only then is the whole worth a pass.
     sample = flat[:: max(1, len(flat) // (64 * num_levels))]

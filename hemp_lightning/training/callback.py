@@ -6,7 +6,7 @@ The formulas are in `entropy/` and `quantization/`, the file in `file/`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hemp_lightning.entropy.context_lengths import RATE_MODELS, ContextRates
 from hemp_lightning.entropy.context_lengths import warm_up as warm_up_context
 from hemp_lightning.entropy.formula import SCOPES, entropy_and_gradients, warm_up
 from hemp_lightning.file import options as file_options
-from hemp_lightning.file.save import save
+from hemp_lightning.file.save import save, size_of
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import check_scan
 from hemp_lightning.quantization.codebook import Codebook
@@ -29,7 +29,6 @@ from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
 from hemp_lightning.quantization.selection import select_tensors
 from hemp_lightning.training.recalibration import recalibrate
 from hemp_lightning.training.target_steering import Approach, index_rate
-from hemp_lightning.training.trim import size_of
 from hemp_lightning.training.weight_swap import StandIn
 
 FORWARDS = ("straight_through", "continuous")
@@ -508,7 +507,15 @@ class HEMPCallback(Callback):
 
     def _size(self, pl_module: LightningModule, codebooks: Mapping[str, Codebook]) -> Summary:
         """The summary of the file that these codebooks would make."""
-        return size_of(lambda path: self._save_quantized(path, pl_module, codebooks))
+        self._stand_in.enter(codebooks)
+        try:
+            return size_of(
+                self._root(pl_module),
+                codebooks={name: Codebook(book.levels.cpu()) for name, book in codebooks.items()},
+                options=replace(self.file, order=self.order, scan=self.scan),
+            )
+        finally:
+            self._stand_in.leave()
 
     def _save_quantized(
         self, path: Path, pl_module: LightningModule, codebooks: Mapping[str, Codebook]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.thresholds import cheapest_cells
 
@@ -18,12 +15,6 @@ NEAR = 0.995
 """Share of the wanted bytes at which trimming has gone as far as it must."""
 
 MAX_TRIM = 64.0
-
-
-def size_of(write: Callable[[Path], Summary]) -> Summary:
-    """The summary of a file that is written, measured and thrown away."""
-    with tempfile.TemporaryDirectory() as folder:
-        return write(Path(folder) / "model.hemp")
 
 
 def trim(

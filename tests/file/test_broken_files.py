@@ -32,7 +32,7 @@ def small(tmp_path):
     path = tmp_path / "small.hemp"
     state = {"w": torch.tensor([[0.0, 1.0, 0.0], [2.0, 0.0, 0.0]]), "b": torch.ones(2)}
     state["again"] = state["b"]
-    save(state, path, coder="raw")
+    save(state, path, num_levels=16, coder="raw", float_dtype="steps")
     return path, path.read_bytes()
 
 

@@ -129,6 +129,7 @@ class DeepCompression(Callback):
                 self.path,
                 codebooks=codebooks,
                 coder=self.coder,
+                float_dtype="steps",
                 fold_norms=True,
                 reorder_units=True,
             )

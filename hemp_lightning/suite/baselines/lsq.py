@@ -190,6 +190,7 @@ class LSQ(Callback):
                 self.path,
                 codebooks=codebooks,
                 coder=self.coder,
+                float_dtype="steps",
                 fold_norms=True,
                 reorder_units=True,
             )

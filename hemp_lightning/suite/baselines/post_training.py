@@ -50,6 +50,7 @@ class PostTraining(Callback):
                 num_levels=self.num_levels,
                 quantizer=self.quantizer,
                 coder=self.coder,
+                float_dtype="steps",
                 fold_norms=True,
                 reorder_units=True,
             )
