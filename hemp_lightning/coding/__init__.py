@@ -1,4 +1,4 @@
-"""Coders: indices of a tensor <-> bytes, without loss."""
+"""How do indices become bytes? Coders, all of them without loss."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# Rows of the README's table, and over how many batches gradients are accumulated.
+# Rows of the table in docs/compatibility.md, and over how many batches gradients are accumulated.
 ROWS = {"DDP on two processes": 1, "DDP with `no_sync` (gradient accumulation)": 2}
 SCRIPT = """
 import os

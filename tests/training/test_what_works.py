@@ -1,4 +1,4 @@
-"""The README's table of what works with what: each row is a case here, and each case a row."""
+"""The table of what works with what: each row is a case here, and each case a row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hemp_lightning import HEMPCallback, load, load_into
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 _spec = importlib.util.spec_from_file_location(
     "test_distributed", Path(__file__).with_name("test_distributed.py")
 )
@@ -170,7 +170,7 @@ CASES = {
 
 
 def table():
-    text = README.read_text(encoding="utf-8").split("<!-- works -->")[1].split("\n\n")[0]
+    text = PAGE.read_text(encoding="utf-8").split("<!-- works -->")[1].split("\n\n")[0]
     return dict(re.findall(r"^\| (.+?) \| (works|refused) \|$", text, re.M))
 
 

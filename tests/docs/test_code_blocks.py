@@ -1,0 +1,120 @@
+"""Code in the README and in the documentation: each page runs from top to bottom."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from hemp_lightning import save
+from hemp_lightning.cli import main
+
+ROOT = Path(__file__).parents[2]
+MADE = {"_build", "repository", "reference", "jupyter_execute"}
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PAGES += [
+    page
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    if not MADE & set(page.relative_to(ROOT / "docs").parts)
+    and "file_format: mystnb" not in page.read_text(encoding="utf-8")  # runs in the build
+]
+# Tools of other people, and what `.ci/run` runs: not run here.
+OTHERS = (
+    "git clone",
+    "pip install",
+    "pre-commit install",
+    "python -m venv",
+    "python -m pytest",
+    "python -m sphinx",
+    "ruff check",
+)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    found = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [code for name, code in found if name == language]
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of the blocks in bash, comments off, continued lines joined."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := line.split(" #")[0].strip())]
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(ROOT)) for page in pages]
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=names(WITH_PYTHON))
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    shared = {"__name__": "page"}
+    for number, code in enumerate(blocks(page, "python")):
+        exec(compile(code, f"{page.name}, block {number}", "exec"), shared)
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=names(WITH_COMMANDS))
+def test_commands_of_a_page_are_known(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path)
+    for line in commands(page):
+        words = shlex.split(line)
+        if words[0] == "hemp" and words[1] != "run":
+            assert main(words[1:]) == 0, (line, capsys.readouterr().err)
+        elif words[:2] == ["python", "run.py"]:
+            compose(words[2:])
+        elif words[:2] == ["hemp", "run"]:
+            compose(words[2:])
+        elif words[0] == "python" and words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), line
+        elif words[0].startswith(".ci/"):
+            assert (ROOT / words[0]).is_file(), line
+        else:
+            assert line.startswith(OTHERS), f"a command that no test knows: {line}"
+
+
+def prepare(folder: Path) -> None:
+    """What the commands of the pages find: a checkpoint, a run folder, a sweep."""
+    from safetensors.torch import save_file
+
+    model = torch.nn.Linear(32, 16)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    run = folder / "outputs" / "DATE" / "TIME"
+    run.mkdir(parents=True)
+    for path in (folder / "model.hemp", run / "model.hemp"):
+        save(model, path)
+    job = folder / "sweeps" / "default" / "seed=0"
+    job.mkdir(parents=True)
+    results = ROOT / "benchmarks" / "results" / "lenet5_mnist" / "results_seed0.json"
+    shutil.copy(results, job / "results.json")
+
+
+def compose(words: list[str]) -> None:
+    """Compose the configuration that the words ask for; of a sweep, that of its first job."""
+    hydra = pytest.importorskip("hydra")
+    from hydra.core.plugins import Plugins
+
+    import hemp_lightning.suite.experiment  # noqa: F401  (resolvers of the configuration)
+
+    is_sweep = "-m" in words
+    overrides = [word for word in words if "=" in word and word != "--cfg"]
+    if is_sweep:
+        overrides = [word.split(",")[0] for word in overrides]
+    launchers = {part.split("=")[1] for part in overrides if part.startswith("launcher=")}
+    sweepers = {"optuna"} if "sweep=optuna" in overrides else set()
+    known = " ".join(plugin.__module__ for plugin in Plugins.instance().discover())
+    if any(name.split("_")[0] not in known for name in launchers | sweepers):
+        return  # the plugin is not installed; `test_configs.py` composes what is there
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra.compose("config", overrides)
