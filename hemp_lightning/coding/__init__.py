@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hemp_lightning.coding.coder import Coder
 from hemp_lightning.errors import HempFileError
 
-__all__ = ["CODERS", "Coder", "coder_by_id", "get_coder"]
+__all__ = ["CODERS", "Coder", "coder_by_id", "get_coder", "register_coder"]
 
 
 class _Entry(NamedTuple):
@@ -31,6 +31,36 @@ CODERS = {
 """Coders by name, each with the number that stands for it in a file and never changes."""
 
 
+OWN_NUMBERS = range(128, 256)
+"""Numbers that no version of this package gives to a coder: they are free for coders of users."""
+
+
+def register_coder(coder: type[Coder], number: int) -> None:
+    """Make a coder of your own known by its `name`, for this process.
+
+    A file that it wrote is read only where the coder is registered under the same number.
+
+    Args:
+        coder: A class with `name`, `encode`, `decode` and `table_bytes`, made without arguments.
+        number: What stands for it in a file, one of `OWN_NUMBERS`.
+
+    Raises:
+        ValueError: If the name or the number belongs to another coder.
+    """
+    if number not in OWN_NUMBERS:
+        raise ValueError(f"`number` must be from 128 to 255; found {number}")
+    entry = _Entry(number, coder.__module__, coder.__qualname__)
+    for name, other in CODERS.items():
+        if (name == coder.name) != (other.number == number) or (
+            name == coder.name and other != entry
+        ):
+            raise ValueError(
+                f"`number` {number} and the name {coder.name!r} must be of one coder alone; found "
+                f"{name!r} with {other.number}. Choose another name or number"
+            )
+    CODERS[coder.name] = entry
+
+
 def get_coder(name: str, **options: Any) -> Coder:
     """The coder of that name.
 
@@ -48,7 +78,8 @@ def get_coder(name: str, **options: Any) -> Coder:
     if name not in CODERS:
         raise ValueError(f"`coder` must be one of {', '.join(CODERS)}; found {name!r}")
     entry = CODERS[name]
-    module = importlib.import_module(f"{__name__}.{entry.module}")
+    inside = entry.number < OWN_NUMBERS.start
+    module = importlib.import_module(f"{__name__}.{entry.module}" if inside else entry.module)
     return getattr(module, entry.class_name)(**options)
 
 

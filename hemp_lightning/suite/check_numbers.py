@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 
-from hydra.utils import get_object
 from omegaconf import DictConfig
+
+from hemp_lightning.suite.check_keys import takes
 
 TOP = ("seed", "float_epochs", "epochs", "distillation", "temperature")
 
@@ -39,11 +40,7 @@ def _walk(config: DictConfig, prefix: str) -> None:
 def _numbers(target: str | None) -> set[str]:
     if not target:
         return set()
-    try:
-        parameters = inspect.signature(get_object(target)).parameters
-    except (ValueError, TypeError):  # a builtin that does not tell
-        return set()
-    return {name for name, parameter in parameters.items() if _is_number(parameter)}
+    return {name for name, parameter in takes(target)[0].items() if _is_number(parameter)}
 
 
 def _is_number(parameter: inspect.Parameter) -> bool:

@@ -42,6 +42,8 @@ class Classifier(LightningModule):
         ['network.weight', 'network.bias']
     """
 
+    metric, mode = "accuracy", "max"  # what the suite compares networks by
+
     def __init__(
         self,
         network: nn.Module,

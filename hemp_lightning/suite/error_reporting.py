@@ -1,10 +1,14 @@
-"""How the suite's command ends: a user's mistake is one line, a mistake of ours a traceback."""
+"""How the suite's command ends: one line for an error, and where its traceback is."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from hydra.errors import HydraException, InstantiationException
@@ -24,22 +28,30 @@ USER_ERRORS = (
     OmegaConfBaseException,
 )
 
+PACKAGES = {
+    "joblib": "hydra-joblib-launcher",
+    "submitit": "hydra-submitit-launcher",
+    "ray": "hydra-ray-launcher",
+    "optuna": "hydra-optuna-sweeper",
+}
+"""What to install for a launcher or a sweeper whose name begins so."""
+
+_OURS = "HEMP_CATCHES_ERRORS"
+_PLUGIN = re.compile(r"hydra/(launcher|sweeper)[:/=' ]+([a-z]+)")
+
 
 def wants_tracebacks() -> bool:
     """Whether HYDRA_FULL_ERROR=1 was set by the user, and every error shall raise as it is."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1" and _OURS not in os.environ
 
 
-_OURS = "HEMP_CATCHES_ERRORS"
-
-
 def run_cleanly(main: Callable[[], object]) -> int:
-    """Call a `hydra.main` function; print what a user did wrong as one line.
+    """Call a `hydra.main` function; print an error that a user can mend as one line.
 
     With HYDRA_FULL_ERROR=1 in the environment everything raises as it is.
 
     Returns:
-        The exit code: 0, or 1 after an error.
+        The exit code: 0, 1 after an error, 130 after Ctrl-C.
     """
     if wants_tracebacks():
         main()
@@ -50,18 +62,34 @@ def run_cleanly(main: Callable[[], object]) -> int:
         main()
     except USER_ERRORS as error:
         exit_with(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return 130
     finally:
         del os.environ["HYDRA_FULL_ERROR"], os.environ[_OURS]
     return 0
 
 
-def exit_with(error: BaseException) -> NoReturn:
-    """Print the error as one line and leave with exit code 1."""
+def exit_with(error: BaseException, folder: Path | None = None) -> NoReturn:
+    """Print the error as one line, where its traceback is, and leave with exit code 1.
+
+    Args:
+        error: What went wrong.
+        folder: The run folder, if `write_error` wrote the traceback there.
+    """
     print(f"error: {one_line(error)}", file=sys.stderr)
+    if folder is not None:
+        print(
+            f"The traceback is in {folder / 'error.txt'}; HYDRA_FULL_ERROR=1 prints it.",
+            file=sys.stderr,
+        )
     raise SystemExit(1)
+
+
+def write_error(error: BaseException, folder: Path) -> None:
+    """Write `error.txt`: the error as one line, then its traceback."""
+    text = "".join(traceback.format_exception(error))
+    (folder / "error.txt").write_text(f"{one_line(error)}\n\n{text}")
 
 
 def one_line(error: BaseException) -> str:
@@ -70,10 +98,29 @@ def one_line(error: BaseException) -> str:
     Example:
         >>> one_line(ValueError("`order`: expected 1 or more;\n  found 0"))
         '`order`: expected 1 or more; found 0'
+        >>> one_line(TypeError("unsupported operand"))
+        'TypeError: unsupported operand'
     """
     while isinstance(error, InstantiationException) and error.__cause__:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
     for noise in (" Config search path:", " full_key:"):  # Hydra's, of no use to the reader
         text = text.split(noise)[0]
-    return text
+    plugin = _PLUGIN.search(text)
+    if plugin and isinstance(error, HydraException):
+        kind, name = plugin.groups()
+        if name in PACKAGES:
+            return (
+                f"`{'launcher' if kind == 'launcher' else 'sweep'}={name}` needs the package "
+                f"{PACKAGES[name]}; it is not installed. Type pip install {PACKAGES[name]}"
+            )
+    choice = re.match(r"Could not find '(\w+)/([\w.]+)'.*Available options in '\w+': (.*)", text)
+    if choice:
+        group, name, others = choice.groups()
+        near = difflib.get_close_matches(name, others.split(), 1)
+        hint = f"; the nearest is {near[0]}" if near else ""
+        return f"`{group}`: expected one of {', '.join(others.split())}; found {name!r}{hint}"
+    ours = isinstance(error, (HempFileError, OSError, HydraException, OmegaConfBaseException))
+    if ours or "`" in text or ";" in text or isinstance(error, ValueError):
+        return text
+    return f"{type(error).__name__}: {text}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,80 +17,52 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from omegaconf import DictConfig, OmegaConf, read_write
+from torch import nn
 
-from hemp_lightning.coding import get_coder
+from hemp_lightning.entropy.formula import warm_up
 from hemp_lightning.file.load import load_into
-from hemp_lightning.suite.baselines import PostTraining
-from hemp_lightning.suite.baselines.weights import network_of
+from hemp_lightning.file.save import save
+from hemp_lightning.suite.check_keys import check_keys
 from hemp_lightning.suite.check_numbers import check_numbers
-from hemp_lightning.suite.classifier import Classifier, accuracy
-from hemp_lightning.suite.models import build, load_checkpoint
-from hemp_lightning.suite.results import draw_weights, float_bytes, peak_memory_bytes
+from hemp_lightning.suite.classifier import Classifier
+from hemp_lightning.suite.evaluate import (
+    Metric,
+    check_metric,
+    leave_processes,
+    measure,
+    metric_of,
+)
+from hemp_lightning.suite.logs import EpochLines
+from hemp_lightning.suite.parts import (
+    Data,
+    OwnFormat,
+    Starting,
+    method_name,
+    new_data,
+    new_method,
+    new_network,
+    new_pruning,
+    new_task,
+    new_teacher,
+    part,
+    part_name,
+)
+from hemp_lightning.suite.results import draw_weights, float_bytes, peak_memory_bytes, zero_share
+from hemp_lightning.suite.resume import (
+    check_resumed,
+    checkpoint_of,
+    metrics_in,
+    put_back,
+    settings_of,
+)
+from hemp_lightning.suite.snapshot import EpochSeeds, FloatSnapshot
 from hemp_lightning.suite.wandb_log import close, log_file, tensor_rows
+from hemp_lightning.suite.words import plain
 
 _log = logging.getLogger(__name__)
-
-
-def run_name(overrides: str) -> str:
-    """A folder name for the overrides of a sweep's job: readable, without path separators."""
-    name = re.sub(r"[^\w.,=+-]+", "_", overrides.replace("/", "_")) or "run"
-    if len(name) <= 150:
-        return name
-    return f"{name[:130]}~{hashlib.sha256(overrides.encode()).hexdigest()[:12]}"
-
-
-OmegaConf.register_new_resolver("sum", lambda *terms: sum(terms), replace=True)
-OmegaConf.register_new_resolver("half", lambda number: number // 2, replace=True)
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-
-
-class FloatSnapshot(Callback):
-    """Keep a copy of the network as it is where the compression method sets in.
-
-    From then on a distilled network learns from the copy. This callback stands first in the list.
-
-    Args:
-        start_epoch: Epoch before which the copy is taken; if training ends earlier, at its end.
-    """
-
-    def __init__(self, start_epoch: int) -> None:
-        self.start_epoch = start_epoch
-        self.state: dict[str, Tensor] | None = None
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the copy before a method that sets in here changes the weights."""
-        self._take(trainer, pl_module)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """A run resumed after the last batch of an epoch skips `on_train_epoch_start`."""
-        self._take(trainer, pl_module)
-
-    def _take(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.state is None and trainer.current_epoch >= self.start_epoch:
-            self.state = _copy(network_of(pl_module))
-        if self.state is not None and isinstance(pl_module, Classifier):
-            pl_module.learn_from(self.state)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the copy now if it was never taken."""
-        if self.state is None:
-            self.state = _copy(network_of(pl_module))
-
-    on_fit_end = on_train_end  # comes alone where there is nothing to train
-
-    def state_dict(self) -> dict[str, Any]:
-        """The copy goes into checkpoints, so that a resumed run still has it."""
-        return {"state": self.state}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the copy from a checkpoint."""
-        self.state = state_dict["state"]
 
 
 @dataclass
@@ -96,11 +71,14 @@ class Experiment:
 
     config: DictConfig
     folder: Path
-    datamodule: LightningDataModule
-    classifier: Classifier
-    method: Callback  # writes the file and keeps its summary
+    data: Data
+    task: LightningModule
+    metric: Metric
+    method: Any  # writes the file and keeps its summary
     snapshot: FloatSnapshot
     trainer: Trainer
+    checkpoint: Path | None  # to go on from
+    rows: list[dict[str, str]]  # of metrics.csv, logged before it
 
 
 def prepare(config: DictConfig, folder: Path) -> Experiment:
@@ -114,101 +92,59 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
         ValueError: Parts of the configuration do not fit together.
         FileNotFoundError: The dataset or the checkpoint is not there.
     """
+    words = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    check_keys(config, words)
     check_numbers(config)
+    checkpoint = None if config.resume is None else checkpoint_of(str(config.resume))
+    if checkpoint is not None:
+        check_resumed(config, checkpoint)
     seed_everything(config.seed, workers=True, verbose=False)
-    method = _method(config, folder)
-    datamodule = instantiate(config.dataset)
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    pruning = _optional(_part(config, "pruning"))
-    starts = [part.start_epoch for part in (method, pruning) if hasattr(part, "start_epoch")]
-    classifier = Classifier(
-        new_network(config, datamodule, start=True),
-        datamodule.num_classes,
-        instantiate(config.optimizer),
-        _optional(_part(config, "scheduler")),
+    method, pruning = new_method(config, folder), new_pruning(config)
+    data = new_data(config)
+    starts = [chosen.start_epoch for chosen in (method, pruning) if isinstance(chosen, Starting)]
+    network = new_network(config, data, start=True)
+    chosen_scheduler = part(config, "scheduler")
+    task = new_task(
+        config,
+        data,
+        network,
+        scheduler=instantiate(chosen_scheduler) if chosen_scheduler else None,
         restart_epoch=min(starts, default=0),
         distillation=config.distillation,
         temperature=config.temperature,
-        teacher=_teacher(config, datamodule),
+        teacher=new_teacher(config, data),
         compile=config.compile,
     )
+    metric = metric_of(config, task)
+    if not isinstance(task, Classifier):
+        check_metric(config, data, network, metric)
     # The order counts: what prunes works before what writes the file.
-    snapshot = FloatSnapshot(min(starts, default=config.trainer.max_epochs))
-    callbacks = [snapshot, pruning, method]
+    snapshot = FloatSnapshot(min(starts, default=config.trainer.max_epochs), settings_of(config))
+    seeds = EpochSeeds(config.seed)
+    seeds.watch(data.module)
+    rows = [] if checkpoint is None else metrics_in(folder)
+    trainer = _trainer(config, folder, [seeds, snapshot, pruning, method, EpochLines()])
+    return Experiment(
+        config, folder, data, task, metric, method, snapshot, trainer, checkpoint, rows
+    )
+
+
+def _trainer(config: DictConfig, folder: Path, first: list[Any]) -> Trainer:
     loggers = [instantiate(logger) for logger in (config.get("logger") or {}).values()]
+    callbacks = [callback for callback in first if callback is not None]
     callbacks += [instantiate(callback) for callback in (config.get("callbacks") or {}).values()]
     if not loggers:  # the monitor has nowhere to write to, and Lightning makes that an error
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     trainer = instantiate(
         config.trainer,
-        callbacks=[callback for callback in callbacks if callback is not None],
+        callbacks=callbacks,
         logger=loggers or False,
         default_root_dir=str(folder),
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
     )
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
-    return Experiment(config, folder, datamodule, classifier, method, snapshot, trainer)
-
-
-def new_network(
-    config: DictConfig, datamodule: Any, start: bool = False, group: str = "model"
-) -> nn.Module:
-    """Build a network of a configuration for the classes and images of a dataset.
-
-    Args:
-        config: The composed configuration.
-        datamodule: Says `num_classes`, `in_channels` and `image_size` after its setup.
-        start: With the pretrained weights or those of the checkpoint, where the configuration says
-            so.
-        group: Where the configuration describes it, `model` or `teacher`.
-
-    Raises:
-        ValueError: `num_classes` is less than the dataset has, or the network cannot take
-            the images or the checkpoint.
-    """
-    model = config[group]
-    if model.num_classes is not None and model.num_classes < datamodule.num_classes:
-        raise ValueError(
-            f"`{group}.num_classes`: expected {datamodule.num_classes} or more, as many as the "
-            f"dataset has; found {model.num_classes}"
-        )
-    network = build(
-        model.name,
-        model.num_classes or datamodule.num_classes,
-        datamodule.in_channels,
-        datamodule.image_size,
-        pretrained=start and model.pretrained,
-    )
-    if start and model.checkpoint is not None:
-        load_checkpoint(network, model.checkpoint, f"{group}.checkpoint")
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    return network
-
-
-def _teacher(config: DictConfig, datamodule: Any) -> nn.Module | None:
-    """The network of `model@teacher=NAME`, if there is one."""
-    teacher = config.get("teacher")
-    if teacher is None:
-        return None
-    if not (teacher.pretrained or teacher.checkpoint):
-        raise ValueError(
-            f"`teacher`: expected a trained network; found {teacher.name} with neither weights nor "
-            "checkpoint. Type teacher.checkpoint=FILE or teacher.pretrained=true"
-        )
-    if not config.distillation:
-        raise ValueError(
-            "`distillation`: expected above 0 with a `teacher`; found 0, and nothing would be "
-            "learned from it. Type distillation=0.9, or leave the teacher out"
-        )
-    own, its = (part.num_classes or datamodule.num_classes for part in (config.model, teacher))
-    if own != its:
-        raise ValueError(
-            f"`teacher.num_classes`: expected {own}, as many as the network's; found {its}"
-        )
-    return new_network(config, datamodule, start=True, group="teacher")
+    return trainer
 
 
 def execute(experiment: Experiment) -> dict[str, Any]:
@@ -217,60 +153,105 @@ def execute(experiment: Experiment) -> dict[str, Any]:
     The test split is read here and nowhere else, once for each of the two networks.
 
     Returns:
-        The entries of `results.json`; `results.py` says what each one is.
+        The entries of `results.json`; `results.py` says what each one is. Nothing on processes
+        beside the first.
+
+    Raises:
+        KeyboardInterrupt: The training was interrupted.
     """
     try:
-        return _execute(experiment)
+        fit_seconds = _fit(experiment)
+        leave_processes()
+        return _results(experiment, fit_seconds) if experiment.trainer.is_global_zero else {}
     finally:
         close(experiment.trainer.loggers)
 
 
-def _execute(experiment: Experiment) -> dict[str, Any]:
-    config, trainer, method = experiment.config, experiment.trainer, experiment.method
+def _fit(experiment: Experiment) -> float:
+    """Train and write the file; the seconds that took, compiled loops made ready before."""
+    config, trainer = experiment.config, experiment.trainer
+    if part(config, "hemp"):
+        warm_up(config.hemp.order, trainer.strategy.root_device)
+    with tempfile.TemporaryDirectory() as scratch:
+        save(nn.Linear(8, 8), Path(scratch) / "small.hemp")
+    _log.info("training for %s epochs; log: %s", trainer.max_epochs, experiment.folder / "run.log")
+    checkpoint = experiment.checkpoint
     started = time.perf_counter()
-    trainer.fit(experiment.classifier, datamodule=experiment.datamodule, ckpt_path=config.resume)
-    fit_seconds = time.perf_counter() - started
+    try:
+        with _relaunched(experiment):
+            trainer.fit(
+                experiment.task,
+                datamodule=experiment.data.module,
+                ckpt_path=None if checkpoint is None else str(checkpoint),
+                weights_only=False,
+            )
+    except SystemExit:  # Lightning ends the process after Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if trainer.is_global_zero:
+            put_back(experiment.rows, experiment.folder)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    summary: Any = method.summary  # type: ignore[attr-defined]
-    decoded = new_network(config, experiment.datamodule)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _relaunched(experiment: Experiment) -> Iterator[None]:
+    """Let processes for further devices run this job: not a sweep, and in the same folder."""
+    if experiment.trainer.num_devices == 1 or not HydraConfig.initialized():
+        yield
+        return
+    before = sys.argv
+    hydra: Any = HydraConfig.get()
+    sources = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    more = [f"--config-dir={path.removeprefix('file://')}" for path in sources]
+    sys.argv = [before[0], *more, *hydra.overrides.task]
+    with read_write(hydra):
+        hydra.run.dir = str(experiment.folder)
+        try:
+            yield
+        finally:
+            sys.argv = before
+
+
+def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
+    config, data, metric = experiment.config, experiment.data, experiment.metric
+    summary: Any = experiment.method.summary
+    path = Path(summary.path)
+    file_bytes = path.stat().st_size
+    _log.info("trained in %.0f s; reading %s back, %d bytes", fit_seconds, path, file_bytes)
+    decoded = new_network(config, data)
     started = time.perf_counter()
-    getattr(method, "load_into", load_into)(decoded, summary.path)
+    read = experiment.method.load_into if isinstance(experiment.method, OwnFormat) else load_into
+    read(decoded, path)
     decode_seconds = time.perf_counter() - started
-    floating = new_network(config, experiment.datamodule)
+    floating = new_network(config, data)
     assert experiment.snapshot.state is not None  # taken at the latest when training ended
     floating.load_state_dict(experiment.snapshot.state)
-    device = trainer.strategy.root_device
-    val, test = (
-        {
-            name: accuracy(network, loader, device)
-            for name, network in (("float", floating), ("decoded", decoded))
-        }
-        for loader in (
-            experiment.datamodule.val_dataloader(),
-            experiment.datamodule.test_dataloader(),
-        )
-    )
-    if trainer.is_global_zero:
-        before, after = floating.state_dict(), decoded.state_dict()
-        draw_weights(before, after, experiment.folder / "weights.png")
+    _log.info("testing the decoded network and the float network on %s", data.name)
+    found = {
+        f"{name}{split}": measure(config, data, network, metric, split)
+        for split in ("val", "test")
+        for name, network in (("float", floating), ("decoded", decoded))
+    }
+    draw_weights(floating.state_dict(), decoded.state_dict(), experiment.folder / "weights.png")
     size = float_bytes(floating)
-    file_bytes = Path(summary.path).stat().st_size
     results = {
-        "model": config.model.name,
-        "dataset": type(experiment.datamodule).__name__.lower(),
+        "model": part_name(config.model),
+        "dataset": data.name,
         "method": method_name(config),
         "pruning": _choice(config, "pruning"),
         "coder": config.coder.name,
         "seed": config.seed,
-        "order": getattr(method, "order", None),
-        "num_levels": getattr(method, "num_levels", None),
-        "lambda_entropy": getattr(method, "lambda_entropy", None),
-        "float_accuracy": test["float"],
-        "accuracy": test["decoded"],
-        "error": 1.0 - test["decoded"],
-        "float_val_accuracy": val["float"],
-        "val_accuracy": val["decoded"],  # settings are chosen by this one
+        **_settings(experiment.method),
+        "metric": metric.name,
+        "metric_mode": metric.mode,
+        **_measured(metric, found),
+        "error": metric.error(found["decodedtest"]),
+        "float_epochs": experiment.snapshot.start_epoch,
+        "epochs": config.trainer.max_epochs,
         "float_bytes": size,
         "file_bytes": file_bytes,
         "compression_ratio": size / file_bytes,
@@ -281,37 +262,35 @@ def _execute(experiment: Experiment) -> dict[str, Any]:
         "encode_seconds": summary.encode_seconds,
         "decode_seconds": decode_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
-        "file": Path(summary.path).name,
+        "file": path.name,
         "torch": torch.__version__,
-        "device": str(device),
-        "overrides": list(HydraConfig.get().overrides.task),
+        "device": str(experiment.trainer.strategy.root_device),
+        "overrides": [plain(word) for word in HydraConfig.get().overrides.task],
         "config_hash": config_hash(config),
         "tensors": tensor_rows(summary),
     }
-    if trainer.is_global_zero:
-        log_file(trainer.loggers, results, decoded.state_dict(), Path(summary.path))
+    log_file(experiment.trainer.loggers, results, decoded.state_dict(), path)
     return results
 
 
-def method_name(config: DictConfig) -> str:
-    """Name of what wrote the file: `hemp`, or the baseline of `quantization=`."""
-    if _part(config, "hemp"):
-        return "hemp"
-    return _choice(config, "quantization") if _part(config, "quantization") else "lloyd_max"
+def _settings(method: Any) -> dict[str, Any]:
+    """What HEMP and the baselines are told apart by; None for what a method has not."""
+    kept = vars(method)
+    return {name: kept.get(name) for name in ("order", "num_levels", "lambda_entropy")}
 
 
-def zero_share(network: nn.Module) -> float:
-    """Share of the entries of the weight tensors (two dimensions or more) that are exactly 0.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> _ = nn.init.eye_(layer.weight)
-        >>> zero_share(layer)
-        0.5
-    """
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    zeros = sum(int((p == 0).sum()) for p in weights)
-    return zeros / max(1, sum(p.numel() for p in weights))
+def _measured(metric: Metric, found: dict[str, float]) -> dict[str, float | None]:
+    """The four values of the metric; under the names of accuracies if it is one, else beside."""
+    names = {
+        "float_accuracy": "floattest",
+        "accuracy": "decodedtest",
+        "float_val_accuracy": "floatval",
+        "val_accuracy": "decodedval",  # settings are chosen by this one
+    }
+    if metric.name == "accuracy":
+        return {name: found[key] for name, key in names.items()}
+    values = {name.replace("accuracy", "value"): found[key] for name, key in names.items()}
+    return {**dict.fromkeys(names), **values}
 
 
 def finished(config: DictConfig, folder: Path) -> dict[str, Any] | None:
@@ -325,46 +304,10 @@ def finished(config: DictConfig, folder: Path) -> dict[str, Any] | None:
 
 def config_hash(config: DictConfig) -> str:
     """Hash of all that can change a result; paths of the run folder are left out."""
-    plain = OmegaConf.to_container(config, resolve=False)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _method(config: DictConfig, folder: Path) -> Callback:
-    hemp, quantization = _part(config, "hemp"), _part(config, "quantization")
-    if hemp and quantization:
-        raise ValueError(
-            "`hemp` and `quantization`: expected one of the two, each writes the file; found both. "
-            "Type hemp=none or quantization=none"
-        )
-    get_coder(config.coder.name)  # an unknown name shows before training, not after
-    chosen = hemp or quantization
-    if not chosen:
-        return PostTraining(path=folder / "model.hemp", coder=config.coder.name)
-    method = instantiate(chosen)
-    start, epochs = getattr(method, "start_epoch", -1), config.trainer.max_epochs
-    untrained = epochs == 0 and bool(hemp)  # quantizes the network as it is
-    if start >= epochs and not untrained:
-        raise ValueError(
-            f"`start_epoch`: expected less than the {epochs} epochs of training, or the method "
-            f"never sets in; found {start}. Raise `epochs` or lower `float_epochs`"
-        )
-    return method
-
-
-def _part(config: DictConfig, group: str) -> DictConfig | None:
-    """What a group chose; None for `none`, also where an experiment has left settings for it."""
-    part = config.get(group)
-    return part if part and "_target_" in part else None
+    plain_config = OmegaConf.to_container(config, resolve=False)
+    return hashlib.sha256(json.dumps(plain_config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _choice(config: DictConfig, group: str) -> str:
-    part = _part(config, group)
-    return str(part.get("name", "none")) if part else "none"
-
-
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-
-
-def _optional(part: DictConfig | None) -> Any:
-    return instantiate(part) if part else None
+    chosen = part(config, group)
+    return part_name(chosen) if chosen else "none"

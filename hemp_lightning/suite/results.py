@@ -35,6 +35,20 @@ def peak_memory_bytes() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak  # Linux counts in KiB
 
 
+def zero_share(network: nn.Module) -> float:
+    """Share of the entries of the weight tensors (two dimensions or more) that are exactly 0.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> _ = nn.init.eye_(layer.weight)
+        >>> zero_share(layer)
+        0.5
+    """
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    zeros = sum(int((p == 0).sum()) for p in weights)
+    return zeros / max(1, sum(p.numel() for p in weights))
+
+
 def write_results(results: Mapping[str, Any], folder: Path) -> None:
     """Write results.json; complete or not at all."""
     partial = folder / "results.json.partial"
@@ -43,16 +57,26 @@ def write_results(results: Mapping[str, Any], folder: Path) -> None:
 
 
 def print_table(results: Mapping[str, Any], folder: Path) -> None:
-    """Print sizes and accuracies: the float network, the estimate, the file that was read back."""
+    """Print sizes and qualities: the float network, the estimate, the file that was read back.
+
+    Args:
+        results: The entries of `results.json`.
+        folder: The run folder, for the words on what to do next.
+    """
     from rich.console import Console
     from rich.table import Table
 
     r = results
-    entries = r["float_bytes"] // 4
+    metric, entries = r["metric"], r["float_bytes"] // 4
+    before, after = (
+        f"{r[f'{start}accuracy']:.2%}" if metric == "accuracy" else f"{r[f'{start}value']:.4g}"
+        for start in ("float_", "")
+    )
     table = Table(title=f"{r['model']} on {r['dataset']}, {r['method']}, seed {r['seed']}")
-    for heading in ("", "bytes", "bits per weight", "ratio", "test accuracy"):
+    for heading in ("", "bytes", "bits per weight", "ratio", f"test {metric.replace('_', ' ')}"):
         table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row("float network", f"{r['float_bytes']:,}", "32", "1", f"{r['float_accuracy']:.2%}")
+    start, epochs = min(r["float_epochs"], r["epochs"]), r["epochs"]
+    table.add_row(f"float, {start} epochs", f"{r['float_bytes']:,}", "32", "1", before)
     if r["entropy_bits_per_weight"] is not None:
         estimate = r["entropy_bits_per_weight"]
         table.add_row(
@@ -63,11 +87,20 @@ def print_table(results: Mapping[str, Any], folder: Path) -> None:
         f"{r['file_bytes']:,}",
         f"{r['bits_per_weight']:.4f}",
         f"{r['compression_ratio']:.1f}",
-        f"{r['accuracy']:.2%}",
+        after,
     )
     console = Console()
     console.print(table)
+    if 0 < start < epochs:
+        console.print(
+            f"The float network is the one that {r['method']} began with. The file had "
+            f"{epochs - start} epochs more: it may be the better one.",
+            soft_wrap=True,
+        )
     console.print(f"Everything is in {folder}", soft_wrap=True)
+    if r["file"].endswith(".hemp"):
+        console.print(f"Next: hemp inspect {folder / r['file']}", soft_wrap=True)
+    console.print(f"      hemp report {folder}", soft_wrap=True)
 
 
 def draw_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hemp_lightning.suite.classifier import Classifier, distillation_loss
-from hemp_lightning.suite.experiment import FloatSnapshot
+from hemp_lightning.suite.snapshot import FloatSnapshot
 
 
 def test_distillation_loss_is_the_divergence_of_softened_predictions():

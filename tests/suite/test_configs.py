@@ -10,8 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, get_method
 from omegaconf import DictConfig, OmegaConf
 
-import hemp_lightning.suite.experiment
+from hemp_lightning.suite.check_keys import check_keys
 from hemp_lightning.suite.models import MODELS
+from hemp_lightning.suite.sweeps import run_name
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = {
@@ -20,8 +21,22 @@ GROUPS = {
     if folder.is_dir()
 }
 METHODS = ["hemp=default", "hemp=none"]
-METHODS += [f"quantization={name}" for name in GROUPS["quantization"] if name != "none"]
-METHODS += [f"pruning={name}" for name in GROUPS["pruning"] if name != "none"]
+METHODS += [f"quantization={n}" for n in GROUPS["quantization"] if n not in ("none", "own")]
+METHODS += [f"pruning={n}" for n in GROUPS["pruning"] if n not in ("none", "own")]
+TO_FILL = {  # leaves that want a word more, and one that they take
+    "model=own": "model._target_=torch.nn.Identity",
+    "model=base": "model.name=lenet5",
+    "model=timm": "model.name=resnet18",
+    "model=torchvision": "model.name=resnet18",
+    "model=transformers": "model.path=folder",
+    "dataset=own": "dataset._target_=hemp_lightning.suite.datasets.Digits",
+    "dataset=torchvision": "dataset.name=MNIST",
+    "dataset=pair": "dataset.train._target_=torch.utils.data.TensorDataset",
+    "task=own": "task._target_=lightning.LightningModule",
+    "quantization=own": "quantization._target_=hemp_lightning.suite.baselines.LSQ",
+    "pruning=own": "pruning._target_=hemp_lightning.suite.baselines.LOBSTER",
+    "coder=own": "coder._target_=hemp_lightning.coding.compressors.RawCoder",
+}
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -53,7 +68,7 @@ def check(config: DictConfig) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("model", GROUPS["model"])
+@pytest.mark.parametrize("model", sorted(MODELS))
 def test_every_model_with_every_method(model: str, method: str) -> None:
     config = composed(f"model={model}", method)
     check(config)
@@ -65,20 +80,21 @@ def test_every_model_with_every_method(model: str, method: str) -> None:
     "choice",
     [
         f"{group}={name}"
-        for group in (
-            "dataset",
-            "coder",
-            "optimizer",
-            "scheduler",
-            "trainer",
-            "logger",
-            "callbacks",
-        )
+        for group in sorted(set(GROUPS) - {"experiment", "launcher", "sweep"})
         for name in GROUPS[group]
     ],
 )
-def test_every_leaf(choice: str) -> None:
-    check(composed(choice))
+def test_every_leaf_composes_and_its_keys_are_read(choice: str) -> None:
+    words = [choice] + ([f"++{TO_FILL[choice]}"] if choice in TO_FILL else [])
+    if choice == "dataset=pair":
+        words.append("++dataset.test._target_=torch.utils.data.TensorDataset")
+    config = composed(*words)
+    check(config)
+    check_keys(OmegaConf.create({k: v for k, v in config.items_ex(resolve=False) if k != "hydra"}))
+    group, name = choice.split("=")
+    made = {"logger", "callbacks"}  # several parts each
+    if name != "none" and group not in made:
+        assert "_target_" in config[group], "a leaf says what it makes"
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
@@ -90,7 +106,8 @@ def test_every_experiment_has_its_command_on_top(experiment: str) -> None:
 
 
 def test_models_of_the_zoo_all_have_a_leaf() -> None:
-    assert sorted(MODELS) == GROUPS["model"]
+    others = {"base", "own", "timm", "torchvision", "transformers"}
+    assert set(GROUPS["model"]) == {*MODELS, *others}
 
 
 def test_leaves_are_small() -> None:
@@ -109,7 +126,7 @@ def test_keys_of_hemp_are_the_arguments_of_the_callback() -> None:
 
 
 def test_an_override_reaches_the_run_folder_name() -> None:
-    name = hemp_lightning.suite.experiment.run_name
+    name = run_name
     assert name("hemp.order=3,dataset.root=../a/b") == "hemp.order=3,dataset.root=.._a_b"
     assert len(name("x" * 400)) < 160 and name("x" * 400) != name("x" * 401)
 
@@ -117,4 +134,4 @@ def test_an_override_reaches_the_run_folder_name() -> None:
 def test_coders_of_the_package_all_have_a_leaf() -> None:
     from hemp_lightning.coding import CODERS
 
-    assert set(GROUPS["coder"]) <= set(CODERS)
+    assert set(GROUPS["coder"]) == {*CODERS, "own"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,14 +13,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from hemp_lightning import load, load_into
+from hemp_lightning.suite import command
 from hemp_lightning.suite.classifier import accuracy
 from hemp_lightning.suite.datasets import Digits
 from hemp_lightning.suite.error_reporting import USER_ERRORS, one_line
-from hemp_lightning.suite.experiment import new_network
 from hemp_lightning.suite.models import build
+from hemp_lightning.suite.parts import new_data, new_network
+from hemp_lightning.suite.words import CONF, prepared
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["trainer=debug", "callbacks=none", "logger=none"]
@@ -45,20 +46,21 @@ def run(
     return done
 
 
-def in_process(folder: Path, *words: str) -> dict:
-    """The same without a new interpreter: what `main` of run.py does with a composed config."""
-    spec = importlib.util.spec_from_file_location("run", ROOT / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    folder.mkdir()
-    words = (*QUICK, *words, f"hydra.runtime.output_dir={folder}")
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("config", list(words), return_hydra_config=True)
+def composed(folder: Path, *words: str) -> DictConfig:
+    """The configuration that a command line makes."""
+    ready = [*prepared(words), f"hydra.runtime.output_dir={folder}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", ready, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with omegaconf.open_dict(config):
         del config["hydra"]
-    return module.run(config, folder)
+    return config
+
+
+def in_process(folder: Path, *words: str) -> dict:
+    """The same without a new interpreter: what the command does with a composed config."""
+    folder.mkdir(exist_ok=True)
+    return command.run(composed(folder, *QUICK, *words), folder)
 
 
 def results(folder: Path) -> dict:
@@ -99,17 +101,17 @@ def test_same_seed_same_bytes(tmp_path: Path) -> None:
 def test_sweep_skips_what_is_done_and_survives_a_crash(tmp_path: Path) -> None:
     words = ["-m", *QUICK, "hemp.order=0,1,3"]
     sweep = tmp_path / "s"
-    first = run(sweep, *words, where="hydra.sweep.dir")
+    first = run(sweep, *words, where="hydra.sweep.dir", code=1)
     folders = {path.parent.name for path in sweep.glob("*/results.json")}
     assert len(folders) == 2  # order 0 is an error, the other two are done
-    assert "job failed" in first.stdout and "`order`" in first.stdout
+    assert "job failed" in first.stdout and "`order`" in first.stdout + first.stderr
     assert len(list(sweep.glob("*/error.txt"))) == 1
     times = {path: path.stat().st_mtime_ns for path in sweep.glob("*/results.json")}
-    second = run(sweep, *words, where="hydra.sweep.dir")
+    second = run(sweep, *words, where="hydra.sweep.dir", code=1)
     assert second.stdout.count("already done") == 2
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/results.json")} == times
-    third = run(sweep, *words, "seed=5", where="hydra.sweep.dir")  # another configuration
-    assert "already done" not in third.stdout
+    assert "1 jobs of the sweep failed" in first.stderr
+    assert "Traceback" in next(sweep.glob("*/error.txt")).read_text()
 
 
 @pytest.mark.parametrize("method", ["uniform", "lsq", "none"])
@@ -131,13 +133,10 @@ def test_an_experiment_gives_way_to_another_method(tmp_path: Path, word: str, na
 
 
 def test_channels_last_is_where_the_network_lies_and_no_more(tmp_path: Path) -> None:
-    settings = ["trainer=debug", "hydra.runtime.output_dir=."]
     found = {}
     for last in (False, True):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose("config", [*settings, f"channels_last={last}"])
-        data = instantiate(config.dataset)
-        data.setup("fit")
+        config = composed(tmp_path, "trainer=debug", f"channels_last={last}")
+        data = new_data(config)
         torch.manual_seed(0)
         found[last] = new_network(config, data)
     weights = {last: network.state_dict() for last, network in found.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hemp_lightning.suite.datasets.folder import ImageFolder, ImageNet
 from hemp_lightning.suite.datasets.memory import Arrays, InMemory, TensorBatches
+from hemp_lightning.suite.datasets.others import Pair, Torchvision
 from hemp_lightning.suite.datasets.small import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST
 
 __all__ = [
@@ -16,5 +17,7 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "InMemory",
+    "Pair",
     "TensorBatches",
+    "Torchvision",
 ]

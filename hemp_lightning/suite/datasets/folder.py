@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ class ImageFolder(InMemory):
             The file is named after a hash of the names, sizes and times of the images.
         mean: Mean of each channel on the scale 0 to 1; None to measure.
         std: Standard deviation of each channel; None to measure.
+        name: Name of the set in results; None for that of the folder.
         **options: As for `InMemory`.
     """
 
@@ -63,10 +66,13 @@ class ImageFolder(InMemory):
         cache: str | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        name: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.cache = cache
+        folder = None if self.root is None else Path(self.root).resolve().name
+        self.name = name or folder or "imagefolder"
         if (mean is None) != (std is None):
             raise ValueError("`dataset.mean` and `dataset.std`: expected both or neither")
         if mean is not None and std is not None:
@@ -98,9 +104,15 @@ class ImageFolder(InMemory):
                 return [torch.from_numpy(stored[name]) for name in ("train", "test")]
         images = [_decode(part) for part in samples]
         cache.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial.npz")
-        np.savez(partial, train=images[0].numpy(), test=images[1].numpy())
-        partial.replace(file)
+        # a name of its own: other jobs of a sweep may be decoding the same images
+        handle, partial = tempfile.mkstemp(suffix=".npz", prefix="partial-", dir=cache)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                np.savez(stream, train=images[0].numpy(), test=images[1].numpy())
+            os.replace(partial, file)
+        except BaseException:
+            os.unlink(partial)
+            raise
         return images
 
 
