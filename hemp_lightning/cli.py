@@ -1,7 +1,8 @@
 """The command `hemp`: compress and decompress checkpoints, look into files, check them.
 
 Exit codes: 0, all is well; 1, a file is broken; 2, the call was wrong. Errors are one line on
-stderr, and no command leaves a file half-written.
+stderr, and no command leaves a file half-written. `HEMP_TRACEBACK=1` in the environment shows where
+a ValueError or TypeError comes from.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from hemp_lightning.coding import CODERS
 from hemp_lightning.errors import HempFileError
-from hemp_lightning.file.checkpoints import CheckpointError, decompress, scan_checkpoint
+from hemp_lightning.file.checkpoints import (
+    INDEX,
+    SUFFIXES,
+    CheckpointError,
+    has_suffix,
+    read_checkpoint,
+    same_file,
+)
+from hemp_lightning.file.decompress import decompress
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
 from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.file.save import save
@@ -52,6 +62,8 @@ def _guarded(run: Callable[[], int | None]) -> int:
         reason = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         return _complain(reason, MISUSED)
     except (ValueError, TypeError) as error:
+        if os.environ.get("HEMP_TRACEBACK"):
+            raise
         return _complain(error, MISUSED)
     except MemoryError:
         return _complain("not enough memory for these tensors", MISUSED)
@@ -65,19 +77,41 @@ def _complain(message: object, code: int) -> int:
 
 
 def _compress(options: argparse.Namespace) -> None:
-    summary = save(
-        scan_checkpoint(options.checkpoint),
-        options.output,
-        num_levels=options.num_levels,
-        quantizer=options.quantizer,
-        coder=options.coder,
-        tensors=options.tensors[0] if len(options.tensors) == 1 else options.tensors,
-        order=options.order,
-        scan=options.scan,
-        float_dtype=options.float_dtype,
-        threads=options.threads,
-    )
-    print("\n".join(_sizes(summary)))
+    _check_output(options.checkpoint, options.output)
+    checkpoint = read_checkpoint(options.checkpoint, options.key)
+    for note in checkpoint.notes:
+        _say(note)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        summary = save(
+            checkpoint.tensors,
+            options.output,
+            num_levels=options.num_levels,
+            quantizer=options.quantizer,
+            coder=options.coder,
+            tensors=options.tensors[0] if len(options.tensors) == 1 else options.tensors,
+            order=options.order,
+            scan=options.scan,
+            float_dtype=options.float_dtype,
+            threads=options.threads,
+        )
+    for warning in said:
+        _say(f"warning: {warning.message}")
+    print("\n".join([*_table(summary), "", *_sizes(summary)]))
+
+
+def _check_output(checkpoint: str, output: str) -> None:
+    """Refuse an output that is the input, or would look like a float checkpoint."""
+    if same_file(checkpoint, output):
+        raise ValueError(f"--output must be another file than CHECKPOINT; found {output} for both")
+    if has_suffix(output, (*SUFFIXES, INDEX)):
+        raise ValueError(
+            f"--output must not end like a float checkpoint; found {output}. Use .hemp"
+        )
+
+
+def _say(words: str) -> None:
+    print("hemp:", " ".join(words.split()), file=sys.stderr)
 
 
 def _decompress(options: argparse.Namespace) -> None:
@@ -123,8 +157,9 @@ def _report(arguments: list[str]) -> int:
 
 def _table(summary: Summary) -> list[str]:
     """One line a tensor, and one for what belongs to none."""
+    measured = any(tensor.relative_error is not None for tensor in summary.tensors)
     head = ("tensor", "shape", "dtype", "coder", "levels", "entropy", "rate", "bytes", "share")
-    rows: list[tuple[str, ...]] = [head]
+    rows: list[tuple[str, ...]] = [(*head, *["error"] * measured)]
     for tensor in summary.tensors:
         quantized = tensor.num_levels > 0
         rows.append(
@@ -138,11 +173,14 @@ def _table(summary: Summary) -> list[str]:
                 f"{8 * tensor.bytes / max(tensor.num_entries, 1):.3f}",
                 f"{tensor.bytes:,}",
                 f"{tensor.bytes / summary.file_bytes:.1%}",
+                *[f"{tensor.relative_error or 0:.2%}"] * measured,
             )
         )
     rest = summary.file_bytes - sum(tensor.bytes for tensor in summary.tensors)
     label = "header, directory, checksums"
-    rows.append((label, *[""] * 6, f"{rest:,}", f"{rest / summary.file_bytes:.1%}"))
+    rows.append(
+        (label, *[""] * 6, f"{rest:,}", f"{rest / summary.file_bytes:.1%}", *[""] * measured)
+    )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -177,23 +215,26 @@ def _parser() -> argparse.ArgumentParser:
 
     compress = commands.add_parser("compress", help="quantize and code a checkpoint, untrained")
     compress.set_defaults(run=_compress)
-    compress.add_argument("checkpoint", metavar="CHECKPOINT", help=".pt, .ckpt or .safetensors")
+    compress.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help=f"{', '.join(SUFFIXES)} or {INDEX}"
+    )
     compress.add_argument("-o", "--output", metavar="FILE", required=True, help="the .hemp file")
-    compress.add_argument("--num-levels", type=int, default=16, metavar="N", help="default 16")
-    compress.add_argument("--quantizer", choices=QUANTIZERS, default="lloyd_max")
+    compress.add_argument("--num-levels", type=int, metavar="N", help="default: by the error")
+    compress.add_argument("--quantizer", choices=QUANTIZERS, help="default: see save")
+    compress.add_argument("--key", metavar="K", help="where the tensors stand, such as model.ema")
     compress.add_argument("--coder", choices=CODERS, default="context")
     compress.add_argument(
         "--tensors",
         nargs="+",
         default=["weights"],
         metavar="NAME",
-        help="weights (default: two axes or more), all, or names or patterns with *",
+        help="weights (default: two axes or more), all, or names or patterns with *, without !NAME",
     )
     _add_tuples(compress)
     compress.add_argument(
         "--float-dtype",
         choices=FLOAT_DTYPES,
-        default="steps",
+        default="float16",
         help="for float32 tensors that are not quantized; short ones only within tolerance",
     )
 

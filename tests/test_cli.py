@@ -14,7 +14,7 @@ from torch import nn
 
 from hemp_lightning import cli, load, save
 from hemp_lightning.file import safetensors_files
-from hemp_lightning.file.checkpoints import scan_checkpoint
+from hemp_lightning.file.checkpoints import read_checkpoint
 from hemp_lightning.file.format.storages import EXACT
 from hemp_lightning.file.load import inspect
 from hemp_lightning.file.state import Deferred
@@ -228,7 +228,7 @@ def test_any_dtype_goes_through_safetensors(tmp_path, capsys, threads):
     for name, tensor in state.items():
         assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
         assert found[name].equal(tensor), name
-    scanned = scan_checkpoint(target)
+    scanned = read_checkpoint(target).tensors
     assert all(scanned[name].read().equal(found[name]) for name in found)
     # what is written from a file read tensor by tensor is what is written from memory
     again, from_memory = tmp_path / "d.hemp", tmp_path / "e.hemp"
@@ -238,7 +238,7 @@ def test_any_dtype_goes_through_safetensors(tmp_path, capsys, threads):
 
 
 def test_a_checkpoint_that_changes_while_it_is_read(folder):
-    scanned = scan_checkpoint("net.safetensors")
+    scanned = read_checkpoint("net.safetensors").tensors
     data = (folder / "net.safetensors").read_bytes()
     (folder / "net.safetensors").write_bytes(data[:-300])
     with pytest.raises(OSError, match=r"net.safetensors ends too early: it was changed"):

@@ -70,12 +70,19 @@ def scan_safetensors(path: str | os.PathLike[str]) -> dict[str, Deferred]:
     return tensors
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata in the header of a file; empty if it has none."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
 class SafetensorsWriter:
     """A new file whose tensors come in any order, one at a time.
 
     Args:
         path: The file to write; an old one is overwritten.
         tensors: dtype and shape of each tensor, by name.
+        metadata: What else the header says.
 
     Raises:
         ValueError: If the format cannot hold a dtype or a name.
@@ -94,6 +101,7 @@ class SafetensorsWriter:
         self,
         path: str | os.PathLike[str],
         tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         for name, (dtype, _) in tensors.items():
             if dtype not in _NAMES:
@@ -106,7 +114,8 @@ class SafetensorsWriter:
                 )
         self._path = path
         self._places: dict[str, int] = {}
-        header, end = {}, 0
+        header: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
+        end = 0
         # The widest first, so that each lies on a multiple of its own width.
         for name in sorted(tensors, key=lambda name: -tensors[name][0].itemsize):
             dtype, shape = tensors[name]

@@ -199,10 +199,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         FileNotFoundError: If the folder does not exist.
         IsADirectoryError: If `path` is a folder.
+        FileExistsError: If it is a device, a pipe, or something else that is no regular file. A
+            link is followed.
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"`path` must be a file; found the folder {os.fspath(path)}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise FileExistsError(
+            f"`path` must be a regular file or a new one; found {os.fspath(path)}, a device or pipe"
+        )
     if not target.parent.is_dir():
         raise FileNotFoundError(f"`path` must lie in a folder that exists; found {os.fspath(path)}")
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")

@@ -1,80 +1,81 @@
-"""Reading checkpoints of four kinds into a network, with a clear word on what does not fit."""
+"""Loading checkpoints into a network, with a clear word on what does not fit."""
 
 from __future__ import annotations
 
-import pickle
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hemp_lightning.errors import listed
+from hemp_lightning.file.checkpoints import CheckpointError, read_checkpoint, without_prefix
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".hemp")
+_LOG = logging.getLogger(__name__)
 
 
-def read_state_dict(path: str | Path, name: str = "model.checkpoint") -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint.
-
-    `.pt`, `.pth` and `.ckpt` are read with `weights_only=True`: nothing in them is executed. In a
-    checkpoint that holds more than tensors, the part named `state_dict`, `model_state_dict` or
-    `model` is taken. A prefix that all keys share because the network was an attribute of
-    something (`network.`, `model.`, `module.`) is removed.
+def read_state_dict(
+    path: str | Path, name: str = "model.checkpoint", key: str | None = None
+) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, of any form that `read_checkpoint` knows.
 
     Args:
-        path: A `.pt`, `.pth`, `.ckpt`, `.safetensors` or `.hemp` file.
+        path: The file.
         name: What errors call it.
+        key: Where the tensors stand in it; None for the usual names.
 
     Returns:
-        Names and tensors, on the CPU.
+        Names and tensors, on the CPU, with the names of the file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The suffix is not known or the file holds no tensors.
+        ValueError: The suffix is not known or the file holds no tensors that can be read.
         HempFileError: A `.hemp` file is damaged.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`{name}`: expected a file; found none at {path}")
-    if path.suffix == ".hemp":
-        from hemp_lightning.file.load import load
-
-        return load(path)
-    if path.suffix == ".safetensors":
-        return _without_prefix(load_file(path))
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"`{name}`: expected a file ending in {', '.join(SUFFIXES)}; found {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"`{name}`: {path} is not a checkpoint of tensors that can be read safely "
-            f"({str(error).splitlines()[0]}). Save the state_dict alone and try again"
-        ) from error
-    return _without_prefix(_tensors_in(content, path, name))
+        checkpoint = read_checkpoint(path, key)
+    except (CheckpointError, ValueError) as error:
+        raise ValueError(f"`{name}`: {error}") from error
+    for note in checkpoint.notes:
+        _LOG.info("%s: %s", path, note)
+    return {
+        k: value if isinstance(value, Tensor) else value.read()
+        for k, value in checkpoint.tensors.items()
+    }
 
 
 def load_checkpoint(
-    network: nn.Module, path: str | Path, name: str = "model.checkpoint"
+    network: nn.Module,
+    path: str | Path,
+    name: str = "model.checkpoint",
+    prefix: str | None = None,
+    key: str | None = None,
 ) -> nn.Module:
     """Load a checkpoint into a network; every key and shape must agree.
+
+    One prefix that all tensors of the network share in the file (`net.`, `module.`) is taken off.
+    What stands there without it is another part of the program, and is named in the log.
 
     Args:
         network: The network to fill, in place.
         path: As for `read_state_dict`.
         name: What errors call it.
+        prefix: The prefix of the network's names in the file; None to find it.
+        key: As for `read_state_dict`.
 
     Returns:
         The same network.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: Keys are missing or unexpected, or shapes differ; the message lists them.
+        ValueError: Keys are missing or unexpected, or shapes differ, or the network stands there
+            under several prefixes; the message lists them.
     """
-    state = read_state_dict(path, name)
     own = network.state_dict()
+    state = _without_prefix(read_state_dict(path, name, key), own, path, name, prefix)
     # torch fills this counter when an old checkpoint lacks it: not worth an error.
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in own]
@@ -100,22 +101,24 @@ def load_checkpoint(
     return network
 
 
-def _tensors_in(content: object, path: Path, name: str) -> dict[str, Tensor]:
-    if isinstance(content, Mapping):
-        parts = (content.get(key) for key in ("state_dict", "model_state_dict", "model"))
-        state = next((part for part in parts if isinstance(part, Mapping)), content)
-        tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-        if tensors:
-            return tensors
-    raise ValueError(f"`{name}`: expected a dictionary of tensors; found none in {path}")
-
-
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in ("network.", "model.", "module."):
-        inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        if inside:  # a Lightning checkpoint may hold metrics or losses beside the network
-            return inside
-    return state
+def _without_prefix(
+    state: dict[str, Tensor],
+    own: Mapping[str, Tensor],
+    path: str | Path,
+    name: str,
+    prefix: str | None,
+) -> dict[str, Tensor]:
+    try:
+        found = without_prefix(state, own, prefix)
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {path}: {error}: `{name}_prefix=`") from error
+    if not found:
+        return state
+    _LOG.info("%s: the prefix %r of its names is taken off", path, found)
+    others = [k for k in state if not k.startswith(found)]
+    if others:
+        _LOG.warning("%s: left out, without the prefix %r: %s", path, found, listed(others))
+    return {k.removeprefix(found): v for k, v in state.items() if k.startswith(found)}
 
 
 def _shape(tensor: Tensor) -> str:

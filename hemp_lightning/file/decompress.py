@@ -1,0 +1,72 @@
+"""From a `.hemp` file to a float checkpoint, all or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import torch
+
+from hemp_lightning.file.checkpoints import SUFFIXES, has_suffix, same_file
+from hemp_lightning.file.format.directory import ALIAS
+from hemp_lightning.file.format.files import opened, replacing
+from hemp_lightning.file.load import decoded, load
+from hemp_lightning.file.safetensors_files import SafetensorsWriter
+
+METADATA = {"format": "pt"}
+"""Metadata of a `.safetensors` file whose own are not known: transformers asks for these."""
+
+
+def decompress(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    max_bytes: int | None = None,
+    threads: int | None = None,
+) -> int:
+    """Decode a `.hemp` file into a checkpoint, all or nothing.
+
+    A `.safetensors` file is written tensor by tensor, and tied tensors stand in it twice, as that
+    format knows no sharing. The other forms need all tensors in memory.
+
+    Args:
+        path: The `.hemp` file.
+        output: The checkpoint, in the form that its suffix says.
+        max_bytes: See `hemp_lightning.load`.
+        threads: See `hemp_lightning.load`; so many tensors are in memory at a time.
+
+    Returns:
+        Number of tensors.
+
+    Raises:
+        HempFileError: As `hemp_lightning.load`.
+        ValueError: If the suffix is none of `SUFFIXES`, `output` is `path`, or the form cannot
+            hold a tensor.
+        OSError: If a file cannot be read or written.
+    """
+    if not has_suffix(output, SUFFIXES):
+        raise ValueError(f"FILE must end in {', '.join(SUFFIXES)}; found {os.fspath(output)}")
+    if same_file(path, output):
+        raise ValueError(f"`output` must be another file than the input; found {output} for both")
+    if not has_suffix(output, (".safetensors",)):
+        state = load(path, max_bytes=max_bytes, threads=threads)
+        with replacing(output) as temporary:
+            torch.save(state, temporary)
+        return len(state)
+    with opened(path, max_bytes) as file:
+        records = file.records
+        names: dict[str, list[str]] = {r.name: [r.name] for r in records if r.kind != ALIAS}
+        for record in records:
+            if record.kind == ALIAS:
+                names[records[record.target].name].append(record.name)
+        tensors = {record.name: (record.storage.dtype, record.shape) for record in records}
+        # a format version without metadata has none to give back
+        metadata: Mapping[str, str] = getattr(file, "metadata", {}) or {}
+        with (
+            replacing(output) as temporary,
+            SafetensorsWriter(temporary, tensors, {**METADATA, **metadata}) as writer,
+        ):
+            for name, tensor in decoded(file, threads):
+                for each in names[name]:
+                    writer.write(each, tensor)
+        return len(records)
