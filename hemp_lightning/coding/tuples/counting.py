@@ -14,7 +14,7 @@ MAX_CELLS = 2**62
 
 _FEW_CELLS = 2**12
 _MANY_CELLS = 2**22
-_PIECE = 2**18  # tuples that are counted at a time, a multiple of 8; numbers need more than tuples
+_PIECE = 2**16  # tuples that are counted at a time, a multiple of 8; numbers need more than tuples
 
 
 def counted_entropy(
@@ -76,7 +76,7 @@ def least_bits(tuples: np.ndarray, num_levels: int, these: np.ndarray | None = N
         6.0
     """
     num_cells = num_levels ** tuples.shape[1]
-    if _is_dense(num_cells, len(tuples)):
+    if num_cells <= max(_FEW_CELLS, len(tuples)):
         counts = np.zeros(num_cells, np.int64)
         for start in range(0, len(tuples), _PIECE):
             piece = tuples[start : start + _PIECE]
@@ -111,7 +111,8 @@ def count_tuples(
         (array([1, 3]), array([2, 1]), array([0, 1, 0], dtype=int32))
     """
     num_cells = num_levels ** tuples.shape[1]
-    if not _is_dense(num_cells, len(tuples)):
+    # Sorting is slower here than in `least_bits`: places are wanted too.
+    if num_cells > max(_FEW_CELLS, len(tuples), min(16 * len(tuples), _MANY_CELLS)):
         numbers = _numbers(tuples, num_levels)
         distinct, ranks, counts = np.unique(numbers, return_inverse=True, return_counts=True)
         return distinct, counts, lambda these: ranks[these]
@@ -127,11 +128,6 @@ def count_tuples(
 def unpacked(bits: np.ndarray, start: int, count: int) -> np.ndarray:
     """`count` of the bits that `np.packbits` packed, from `start`, a multiple of 8, as bool."""
     return np.unpackbits(bits[start // 8 :], count=count).view(bool)
-
-
-def _is_dense(num_cells: int, num_tuples: int) -> bool:
-    """Whether tuples are counted in an array with an entry for each cell."""
-    return num_cells <= max(_FEW_CELLS, num_tuples, min(16 * num_tuples, _MANY_CELLS))
 
 
 def _numbers(tuples: np.ndarray, num_levels: int) -> np.ndarray:
