@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MOST_TENSORS = 6  # in the picture of the weights
+MOST_LEVELS = 256  # more are no levels: the tensor is stored as floats
+BLUE, VERMILION = "#0072B2", "#D55E00"  # told apart by people who see fewer colours
+
 
 def float_bytes(network: nn.Module) -> int:
     """Size of a network in float32: 4 bytes for each entry of parameters and buffers, tied once.
@@ -104,44 +108,62 @@ def print_table(results: Mapping[str, Any], folder: Path) -> None:
 
 
 def draw_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], path: Path) -> None:
-    """Draw the histogram of each weight tensor before and after, with the levels it ended on.
+    """Draw the largest weight tensors, at most six, before the method and as the file holds them.
 
-    The largest tensors are drawn, at most six: on the left the float weights, the levels as
-    vertical lines; on the right how many weights each level got in the file.
+    On the left the float weights and, as lines, the levels of the file; on the right how many
+    weights each level has.
 
     Args:
-        before: State dict of the float network.
+        before: State dict of the float network, as the method found it.
         after: State dict of the network decoded from the file, on any device.
         path: The picture to write, PNG.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-    names = [k for k, v in after.items() if v.ndim > 1 and v.is_floating_point()]
-    names = sorted(names, key=lambda name: -after[name].numel())[:6]
-    figure = Figure(figsize=(10, 1.2 + 2.0 * len(names)), layout="constrained")
+    weights = [k for k, v in after.items() if v.ndim > 1 and v.is_floating_point()]
+    names = sorted(weights, key=lambda name: -after[name].numel())[:MOST_TENSORS]
+    figure = Figure(figsize=(10, 1.4 + 2.1 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 2, squeeze=False)
     for (left, right), name in zip(axes, names, strict=True):
-        weights = before[name].flatten().float().cpu().numpy()
         levels, counts = after[name].flatten().float().cpu().unique(return_counts=True)
-        few = len(levels) <= 256  # more are no levels: the tensor is stored as floats
-        left.hist(weights, bins=101, color="#4477aa", log=True)
-        if few:
+        left.hist(before[name].flatten().float().cpu().numpy(), bins=101, color=BLUE, log=True)
+        left.set_title(f"{name} ({' x '.join(map(str, after[name].shape))})", fontsize=10)
+        if len(levels) <= MOST_LEVELS:
             for level in levels.tolist():
-                left.axvline(level, color="#cc3311", linewidth=0.8, alpha=0.8)
-            right.bar(range(len(levels)), counts.numpy(), color="#cc3311", log=True, width=0.7)
-            step = max(1, len(levels) // 12)
-            shown = range(0, len(levels), step)
+                left.axvline(level, color=VERMILION, linewidth=0.9)
+            right.bar(range(len(levels)), counts.numpy(), color=VERMILION, log=True, width=0.7)
+            shown = range(0, len(levels), max(1, len(levels) // 12))
             right.set_xticks(shown, [f"{float(levels[i]):.3g}" for i in shown])
             zeros = float((after[name] == 0).float().mean())
-            right.set_title(f"{len(levels)} levels, {zeros:.1%} of the weights at 0", fontsize=9)
+            right.set_title(f"{len(levels)} levels, {zeros:.1%} of the weights at 0", fontsize=10)
         else:
-            right.hist(
-                after[name].flatten().float().cpu().numpy(), bins=101, color="#cc3311", log=True
-            )
-            right.set_title("decoded weights", fontsize=9)
-        shape = " x ".join(map(str, after[name].shape))
-        left.set_title(f"{name} ({shape})", fontsize=9)
-    axes[-1][0].set_xlabel("float weight; red: levels in the file")
-    axes[-1][1].set_xlabel("level")
-    figure.suptitle("Weights before (left) and after (right), number of weights on a log axis")
+            decoded = after[name].flatten().float().cpu().numpy()
+            right.hist(decoded, bins=101, color=VERMILION, log=True)
+            right.set_title("not quantized", fontsize=10)
+        for one in (left, right):
+            one.set_ylabel("number of weights")
+            one.set_ylim(bottom=0.6)
+            one.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            one.yaxis.set_minor_formatter(NullFormatter())
+    axes[-1][0].set_xlabel("value of the weight")
+    axes[-1][1].set_xlabel("level: its value")
+    which = f"the {len(names)} largest of {len(weights)}" if len(names) < len(weights) else "all"
+    figure.suptitle(f"Weight tensors, {which}; numbers of weights on a log axis", fontsize=12)
+    figure.legend(
+        handles=[
+            _patch(BLUE, "before: the float network with which the method began"),
+            _patch(VERMILION, "after: the levels in the file, and how many weights each has"),
+        ],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
     figure.savefig(path, dpi=110)
+
+
+def _patch(color: str, label: str) -> Any:
+    """One entry of a legend."""
+    from matplotlib.patches import Patch
+
+    return Patch(color=color, label=label)

@@ -1,4 +1,4 @@
-"""The files under benchmarks/results are what the results beside them say."""
+"""The committed files are what the results beside them say; the picture says what it shows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch import LightningDataModule
 
 from hemp_lightning import load_into
@@ -14,6 +15,7 @@ from hemp_lightning.file.load import verify
 from hemp_lightning.suite.classifier import accuracy
 from hemp_lightning.suite.datasets import MNIST, ImageFolder
 from hemp_lightning.suite.models import build
+from hemp_lightning.suite.results import draw_weights
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -54,3 +56,30 @@ def test_the_file_is_that_of_the_median_seed(
     network = load_into(build(median["model"]), path)
     found = accuracy(network, splits[median["dataset"]].test_dataloader())
     assert found == pytest.approx(median["accuracy"], abs=2e-4)
+
+
+def test_the_picture_of_the_weights_says_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+    )
+    before = {f"layer{i}.weight": torch.randn(4 + i, 10) for i in range(8)}
+    before |= {"layer0.bias": torch.randn(4)}
+    after = {name: weights.sign() for name, weights in before.items()}
+    draw_weights(before, after, tmp_path / "weights.png")
+    assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
+    (figure,) = drawn
+    assert "6 largest of 8" in figure.get_suptitle()
+    assert len(figure.axes) == 12 and all(axes.get_ylabel() for axes in figure.axes)
+    left, right = figure.axes[:2]
+    assert left.get_title() == "layer7.weight (11 x 10)"
+    assert len(left.lines) == 2  # the levels -1 and 1
+    counts = [int((after["layer7.weight"] == level).sum()) for level in (-1, 1)]
+    assert [bar.get_height() for bar in right.patches] == counts
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [words.split(":")[0] for words in legend] == ["before", "after"]
