@@ -1,0 +1,181 @@
+"""Transforms of kernels: against SciPy, and bit for bit against sums of plain numbers."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from decimal import Decimal, localcontext
+
+import numpy as np
+import pytest
+import torch
+from scipy.fft import dctn
+
+from hemp_lightning.quantization import transforms
+from hemp_lightning.quantization.transforms import (
+    MAX_EXTENT,
+    check_transform,
+    chosen_transform,
+    coefficients_of,
+    cosine_table,
+    is_transformable,
+    kernel_matrix,
+    to_coefficients,
+    to_weights,
+    weights_of,
+)
+
+SHAPES = [(4, 3, 3, 3), (5, 1, 7), (2, 2, 3, 4, 5), (3, 1, 5, 5), (2, 3, 1, 4), (1, 1, 2)]
+
+
+def drawn(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_coefficients_are_those_of_scipy(shape):
+    weights = drawn(shape)
+    axes = tuple(range(2, len(shape)))
+    wanted = dctn(weights.astype(np.float64), axes=axes, norm="ortho")
+    found = to_coefficients(weights)
+    assert found.dtype == np.float32
+    assert found.shape == shape
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_errors_of_coefficients_are_errors_of_weights(shape):
+    weights, error = drawn(shape), 0.1 * drawn(shape, seed=1)
+    moved = to_weights(to_coefficients(weights) + error) - weights
+    assert np.square(moved).sum() == pytest.approx(np.square(error).sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("extent", [1, 2, 3, 5, 7, 11, 16, 31, MAX_EXTENT])
+def test_tables_are_orthonormal(extent):
+    table = cosine_table(extent)
+    np.testing.assert_allclose(table @ table.T, np.eye(extent), rtol=0, atol=2.0**-26)
+
+
+def test_entries_of_tables_are_the_nearest_on_every_machine():
+    """No entry lies so near the middle of two multiples that a library's cosine could decide."""
+    with localcontext() as context:
+        context.prec = 40
+        nearest = Decimal(1)
+        for extent in range(1, MAX_EXTENT + 1):
+            table = cosine_table(extent)
+            for k in range(extent):
+                scale = (Decimal(2 if k else 1) / extent).sqrt() * 2**30
+                # in each row only so many places have cosines of their own
+                for n in range(0, extent, max(1, extent // 8)):
+                    exact = scale * cosine_of((2 * n + 1) * k, 2 * extent)
+                    whole = exact.to_integral_value()
+                    assert table[k, n] * 2**30 == whole
+                    nearest = min(nearest, Decimal("0.5") - abs(exact - whole))
+    assert nearest > Decimal("1e-5")
+
+
+def cosine_of(numerator, denominator):
+    """cos(pi * numerator / denominator) by its series, with 40 digits."""
+    pi = Decimal("3.14159265358979323846264338327950288419716939937511")
+    angle = pi * (numerator % (2 * denominator)) / denominator
+    term = total = Decimal(1)
+    for i in itertools.count(1):
+        term *= -angle * angle / ((2 * i - 1) * 2 * i)
+        total += term
+        if abs(term) < Decimal("1e-35"):
+            return total
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weights_are_sums_in_the_stated_order(shape):
+    """Plain Python floats, one product and one sum at a time, give the same bits."""
+    coefficients = drawn(shape, seed=2)
+    kernel = shape[2:]
+    numbers = coefficients.reshape(-1, *kernel).astype(object)
+    for axis, extent in enumerate(kernel, start=1):
+        table = cosine_table(extent).tolist()
+        turned = np.empty_like(numbers)
+        for place in itertools.product(*map(range, numbers.shape)):
+            line = numbers[(*place[:axis], slice(None), *place[axis + 1 :])]
+            total = table[0][place[axis]] * float(line[0])
+            for k in range(1, extent):
+                total = total + table[k][place[axis]] * float(line[k])
+            turned[place] = total
+        numbers = turned
+    flat = numbers.reshape(-1).tolist()
+    assert to_weights(coefficients).tobytes() == struct.pack(f"={len(flat)}f", *flat)
+
+
+def test_pieces_do_not_matter(monkeypatch):
+    coefficients = drawn((5, 7, 3, 3))
+    whole = to_weights(coefficients)
+    monkeypatch.setattr(transforms, "_PIECE", 4)
+    assert to_weights(coefficients).tobytes() == whole.tobytes()
+
+
+def test_other_memory_layouts_give_the_same():
+    coefficients = drawn((5, 7, 3, 3))
+    turned = np.asfortranarray(coefficients)
+    assert to_weights(turned).tobytes() == to_weights(coefficients).tobytes()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_matrix_products_agree_and_are_adjoint(shape):
+    weights = torch.from_numpy(drawn(shape)).requires_grad_()
+    coefficients = coefficients_of(weights, "dct")
+    np.testing.assert_allclose(
+        coefficients.detach().numpy(), to_coefficients(weights.detach().numpy()), atol=2e-6
+    )
+    slope = torch.from_numpy(drawn(shape, seed=1))
+    (gradient,) = torch.autograd.grad(coefficients, weights, slope)
+    assert torch.allclose(gradient, weights_of(slope, "dct"), atol=2e-6)
+    assert coefficients_of(weights, "none") is weights
+
+
+def test_the_matrix_of_a_kernel_is_the_transform():
+    weights = drawn((4, 3, 3, 5)).astype(np.float64)
+    found = weights.reshape(-1, 15) @ kernel_matrix(weights.shape).T
+    np.testing.assert_allclose(found, to_coefficients(weights).reshape(-1, 15), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((8, 4, 3, 3), True),  # a convolution, or a transposed one
+        ((8, 1, 3, 3), True),  # depthwise
+        ((8, 4, 7), True),
+        ((8, 4, 3, 3, 3), True),
+        ((8, 4, 1, 1), False),
+        ((8, 4), False),
+        ((8,), False),
+        ((), False),
+        ((1, 197, 768), False),  # positions of a transformer
+        ((4, 4, 2, 2, 2, 2), False),
+        ((4, 4, 64, 17), False),
+    ],
+)
+def test_kernels_alone_are_transformed(shape, expected):
+    assert is_transformable(shape) == expected
+    assert chosen_transform("auto", "w", shape) == ("dct" if expected else "none")
+    assert chosen_transform("none", "w", shape) == "none"
+
+
+def test_transforms_by_name():
+    chosen = {"a": "dct", "b": "none", "c": "auto"}
+    shape = (2, 2, 3, 3)
+    found = [chosen_transform(chosen, name, shape) for name in "abcd"]
+    assert found == ["dct", "none", "dct", "none"]
+    check_transform(chosen)
+    for wrong in ("fft", {"a": "fft"}):
+        with pytest.raises(ValueError, match=r"`transform` must be one of auto, none, dct.*'fft'"):
+            check_transform(wrong)
+
+
+def test_smooth_kernels_end_in_few_coefficients():
+    """A kernel that is a plane has coefficients along the axes alone."""
+    y, x = np.mgrid[:3, :3]
+    plane = (2.0 + 3 * y - x).astype(np.float32)[None, None]
+    coefficients = to_coefficients(plane)[0, 0]
+    assert abs(coefficients[1:, 1:]).max() < 1e-6
+    assert coefficients[0, 0] == pytest.approx(plane.sum() / 3)
+    assert np.square(coefficients).sum() == pytest.approx(np.square(plane).sum(), rel=1e-6)
