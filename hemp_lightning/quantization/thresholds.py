@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+PRICE = math.log(2) / 6
+"""Price of a bit in squared steps of a uniform grid: the slope of its distortion at high rates.
+
+There the distortion is `step^2 / 12` and falls by a factor of 4 with each bit.
+"""
+
+_PIECE = 2**20  # lengths that are weighed at a time
 
 
 def cheapest_cells(levels: np.ndarray, costs: np.ndarray) -> np.ndarray:
@@ -36,6 +46,48 @@ def cheapest_cells(levels: np.ndarray, costs: np.ndarray) -> np.ndarray:
     if (np.diff(thresholds) < 0).any():
         thresholds = _envelope(levels, costs)
     return np.clip(thresholds, -FLOAT32_MAX, FLOAT32_MAX)
+
+
+def priced_indices(
+    weights: np.ndarray, levels: np.ndarray, lengths: np.ndarray, price: float
+) -> np.ndarray:
+    """For each weight the index where `(w - level)^2 + price * length` is least.
+
+    Of several the lowest index; `price` 0 gives the nearest levels.
+
+    Args:
+        weights: float32, any shape.
+        levels: float32 `(num_levels,)`, strictly ascending.
+        lengths: Bits that each level costs in the place of each weight, float32: shape of
+            `weights` and a last axis of `num_levels`.
+        price: Of a bit, in squares of the unit of the weights, at least 0; for a uniform grid
+            `PRICE * step ** 2`.
+
+    Returns:
+        int64, of the shape of `weights`.
+
+    Raises:
+        ValueError: If the shapes do not agree.
+
+    Example:
+        >>> lengths = np.float32([[0.1, 4.0], [0.1, 4.0]])
+        >>> priced_indices(np.float32([0.6, 0.9]), np.float32([0, 1]), lengths, price=0.1)
+        array([0, 1])
+    """
+    if lengths.shape != (*weights.shape, len(levels)):
+        raise ValueError(
+            f"`lengths` must have shape {(*weights.shape, len(levels))}; found {lengths.shape}"
+        )
+    flat, table = weights.reshape(-1), lengths.reshape(-1, len(levels))
+    best = np.empty(flat.shape, np.int64)
+    count = max(1, _PIECE // len(levels))
+    for start in range(0, len(flat), count):
+        piece = slice(start, start + count)
+        costs = np.subtract(flat[piece, None], levels, dtype=np.float64)
+        np.square(costs, out=costs)
+        costs += np.multiply(table[piece], price, dtype=np.float64)
+        best[piece] = costs.argmin(1)
+    return best.reshape(weights.shape)
 
 
 def _envelope(levels: np.ndarray, costs: np.ndarray) -> np.ndarray:
