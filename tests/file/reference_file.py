@@ -12,6 +12,7 @@ import lzma
 import math
 import struct
 import zlib
+from decimal import Decimal, localcontext
 from pathlib import Path
 
 WORDS = (
@@ -78,14 +79,14 @@ def unfold(value):
 def read_file(data):
     """name -> (dtype, shape, words); of quantized tensors float32 words, of aliases a name."""
     magic, version, flags, size, checksum = struct.unpack("<4sBBII", data[:14])
-    assert magic == b"HEMP" and version in (1, 2) and flags in (0, 1)
+    assert magic == b"HEMP" and version in (1, 2, 3) and flags in (0, 1)
     assert zlib.crc32(data[:10] + data[14 : 14 + size]) == checksum
     directory = Reader(data[14 : 14 + size])
     if flags:
         length = directory.varint()
         directory = Reader(zlib.decompress(directory.data[directory.at :], -15))
         assert len(directory.data) == length
-    records, sections = read_directory(directory)
+    records, sections, _ = read_directory(directory, version)
     tensors, at = {}, 14 + size
     for number, length in enumerate(sections):
         section = data[at : at + length]
@@ -99,7 +100,13 @@ def read_file(data):
     }
 
 
-def read_directory(reader):
+def read_metadata(data):
+    """The metadata of a file whose directory is not deflated."""
+    size, version = struct.unpack("<I", data[6:10])[0], data[4]
+    return read_directory(Reader(data[14 : 14 + size]), version)[2]
+
+
+def read_directory(reader, version):
     records, short, section = [], b"", -1
     for _ in range(reader.varint()):
         sizes = reader.byte()
@@ -116,6 +123,8 @@ def read_directory(reader):
         records.append(record)
         tag = reader.byte()
         kind, ndim = tag & 3, tag >> 2 & 7
+        transformed = kind == 3
+        kind = 0 if transformed else kind
         if kind == 2:
             record["alias"] = reader.varint()
             continue
@@ -126,12 +135,18 @@ def read_directory(reader):
         record |= {"in": section, "kind": kind, "storage": storage, "wide": tag >> 7}
         record["shape"] = tuple(reader.varint() for _ in range(ndim))
         if kind == 0:
+            record["transform"] = reader.byte() if transformed else 0
+            assert record["transform"] == transformed <= (version == 3)
             record["levels"], record["size"] = reader.varint(), 0
             if record["levels"] > 1:
                 record["coder"], record["size"] = reader.byte(), reader.varint()
     sizes = [reader.varint() for _ in range(section + 1)]
+    metadata = {}
+    for _ in range(reader.varint() if version == 3 else 0):
+        key, value = (reader.take(reader.varint()).decode() for _ in range(2))
+        metadata[key] = value
     assert reader.at == len(reader.data)
-    return records, sizes
+    return records, sizes, metadata
 
 
 def read_section(reader, records):
@@ -158,7 +173,10 @@ def read_section(reader, records):
         indices = [0] * count
         if record["levels"] > 1:
             indices = decode(record["coder"], payload, record["shape"], record["levels"])
-        words = struct.pack(f"<{count}f", *(record["values"][i] for i in indices))
+        weights = [record["values"][i] for i in indices]
+        if record["transform"]:
+            weights = back_from_cosines(weights, record["shape"][2:])
+        words = struct.pack(f"<{count}f", *weights)
         dtype = STORAGES[record["storage"]][0]
         tensors[record["name"]] = (dtype, record["shape"], struct.unpack(f"<{count}I", words))
     plain = [r for r in records if r["kind"] == 1]
@@ -179,6 +197,45 @@ def read_section(reader, records):
             tensors[record["name"]] = (STORAGES[record["storage"]][0], record["shape"], ())
     assert reader.at == len(reader.data)
     return tensors
+
+
+def cosines(extent):
+    """The table of the transform, in units of 2^-30, from cosines of 50 digits."""
+    with localcontext() as context:
+        context.prec = 50
+        pi = Decimal("3.14159265358979323846264338327950288419716939937510582")
+        table = []
+        for k, n in itertools.product(range(extent), repeat=2):
+            quarters, rest = divmod((2 * n + 1) * k, extent)  # of the angle, in right angles
+            term = total = Decimal(1)
+            angle = pi * rest / (2 * extent)
+            sine = term_of_sine = angle
+            for i in range(1, 30):
+                term *= -angle * angle / ((2 * i - 1) * 2 * i)
+                total += term
+                term_of_sine *= -angle * angle / (2 * i * (2 * i + 1))
+                sine += term_of_sine
+            cosine = (total, -sine, -total, sine)[quarters % 4]
+            entry = 2**30 * cosine * (Decimal(2 if k else 1) / extent).sqrt()
+            table.append(float(entry.to_integral_value()) / 2**30)
+    return table
+
+
+def back_from_cosines(numbers, kernel):
+    """Weights of coefficients: one axis of the kernels after the other."""
+    size = math.prod(kernel)
+    for axis, extent in enumerate(kernel):
+        table, stride = cosines(extent), math.prod(kernel[axis + 1 :])
+        turned = list(numbers)
+        for place in range(len(numbers)):
+            n = place % size // stride % extent
+            first = place - n * stride
+            total = table[n] * numbers[first]
+            for k in range(1, extent):
+                total = total + table[k * extent + n] * numbers[first + k * stride]
+            turned[place] = total
+        numbers = turned
+    return numbers
 
 
 def read_steps(reader, counts):

@@ -41,7 +41,7 @@ def small(tmp_path):
     [
         (lambda d: b"", 0, "expected a header of 14 bytes, found a file of 0"),
         (lambda d: b"PK\3\4" + d[4:], 0, "expected a .hemp file, which begins with b'HEMP', found"),
-        (lambda d: d[:4] + b"\3" + d[5:], 4, "expected format version 1 or 2, found version 3"),
+        (lambda d: d[:4] + b"\4" + d[5:], 4, "expected format version 1, 2 or 3, found version 4"),
         (lambda d: d[:5] + b"\2" + d[6:], 5, "expected flags 0 or 1, found 2"),
         (lambda d: d[:6] + b"\xff" * 4 + d[10:], 6, "found 4294967295 bytes"),
         (lambda d: d[:10] + b"abcd" + d[14:], 10, "of header and directory before it"),
@@ -74,7 +74,8 @@ def test_broken_files(small, spoil, offset, message):
     ("records", "message"),
     [
         ("1077 48 0203 03 00 02", "byte 15: expected at most 0 bytes shared with the name"),
-        ("0177 4b 0203 03 00 02", "byte 17: expected a tag of this version, found 0x4b"),
+        ("0177 4b 0203 03 00 02", "byte 20: expected the number of a transform, 1, found 3"),
+        ("0177 4f 010103 01 01", "byte 4: expected format version 3, found version [12]"),
         ("0177 c9 0203", "byte 17: expected a tag of this version, found 0xc9"),
         ("0177 08 0203 03 00 02", "byte 17: expected a first tensor that opens a section"),
         ("0177 68 63 0203 03 00 02", "byte 18: expected the number of another storage, found 99"),
@@ -99,6 +100,55 @@ def test_broken_records(small, records, message):
     path.write_bytes(rewritten(data, lambda _: b"\x01" + wanted + bytes([len(section)]), section))
     with pytest.raises(HempFileError, match=message):
         verify(path)
+
+
+# A tensor of shape (1, 1, 3) whose kernel was transformed: three levels, coder raw, one byte.
+TRANSFORMED = "0177 4f 010103 01 03 00 01"
+
+
+def version_3(data, directory, section):
+    """A file of version 3 with that directory and section."""
+    return rewritten(data[:4] + b"\3" + data[5:], lambda _: bytes.fromhex(directory), section)
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        ("0177 4f 010103 00 03 00 01 04 00", "byte 21: expected the number of a transform, 1, fou"),
+        ("0177 4f 010103 02 03 00 01 04 00", "byte 21: expected the number of a transform, 1, fou"),
+        ("0177 4b 0103 01 03 00 01 04 00", "byte 20: expected a tensor with kernels to transform"),
+        ("0177 4f 010101 01 01 00", "expected a tensor with kernels to transform, found shape"),
+        (TRANSFORMED + "04", "bytes of number of metadata"),
+        (TRANSFORMED + "04 8120", "number of metadata of at most 4096, found 4097"),
+        (TRANSFORMED + "04 01 01", "expected 1 bytes of the name of metadata"),
+        (TRANSFORMED + "04 01 0161 02 62", "expected 2 bytes of metadata"),
+        (TRANSFORMED + "04 01 0161 02 62ff", "byte 31: expected metadata in UTF-8, found other"),
+        (TRANSFORMED + "04 02 0161 00 0161 00", "byte 30: expected a new name of metadata, found"),
+        (TRANSFORMED + "04 01 818040 61", "size of the name of metadata of at most 1048576"),
+        (TRANSFORMED + "04 00 00", "expected the end of the directory"),
+    ],
+)
+def test_broken_records_of_version_3(small, rest, message):
+    path, data = small
+    section = bytes.fromhex("a0f10124")  # levels 0, 1, 2; indices 0, 1, 2
+    path.write_bytes(version_3(data, "01" + TRANSFORMED + "04 01 0161 0162", section))
+    assert load(path)["w"].shape == (1, 1, 3)
+    path.write_bytes(version_3(data, "01" + rest, section))
+    with pytest.raises(HempFileError, match=message):
+        verify(path)
+
+
+@pytest.mark.parametrize("level", [2.0**97, -(2.0**97)])
+def test_levels_whose_sums_could_be_infinite_are_not_transformed(small, level):
+    path, data = small
+    for levels, fails in [((-1.0, 2.0**96), False), (sorted([1.0, level]), True)]:
+        section = struct.pack("<2f", *levels) + b"\2"
+        path.write_bytes(version_3(data, "01 0177 cf 010103 01 02 00 01 09 00", section))
+        if fails:
+            with pytest.raises(HempFileError, match=r"levels to transform up to 7.9.*e\+28"):
+                load(path)
+        else:
+            assert torch.isfinite(load(path)["w"]).all()
 
 
 def test_duplicate_names_and_aliases_of_aliases(small):

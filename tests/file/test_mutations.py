@@ -61,13 +61,13 @@ def reseal(data: bytes) -> bytes:
     """The same with right checksums, as far as its sections can be found."""
     if len(data) < 14:
         return data
-    flags, size = struct.unpack_from("<5xBI", data)
+    version, flags, size = struct.unpack_from("<4xBBI", data)
     directory = data[14 : 14 + size]
     sealed = bytearray(data)
     head = data[:10]
     sealed[10:14] = struct.pack("<I", zlib.crc32(directory, zlib.crc32(head)))
     try:
-        sizes = read_directory(inflate(directory) if flags & 1 else directory)[1]
+        sizes = read_directory(inflate(directory) if flags & 1 else directory, version)[1]
     except HempFileError:
         return bytes(sealed)
     at = 14 + size

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from hemp_lightning.errors import HempFileError, located
+from hemp_lightning.file.format.metadata import read_metadata, write_metadata
 from hemp_lightning.file.format.names import expand, read_name, shorten, write_name
 from hemp_lightning.file.format.storages import (
     EXACT,
@@ -19,8 +21,10 @@ from hemp_lightning.file.format.storages import (
 )
 from hemp_lightning.ground.bitstream import ByteReader, varint
 from hemp_lightning.ground.limits import MAX_LEVELS
+from hemp_lightning.quantization.transforms import TRANSFORMS, is_transformable
 
 QUANTIZED, PLAIN, ALIAS = 0, 1, 2
+_TRANSFORMED = 3  # the kind that a file gives to quantized tensors with a transform
 
 MAX_DIRECTORY = 2**26
 """The most bytes of a directory, inflated."""
@@ -59,6 +63,7 @@ class Record:
         coder: Number of the coder of the indices.
         size: Bytes of the payload of the indices.
         target: Position in the directory of the tensor that an alias repeats.
+        transform: What was done to the kernels before they were quantized, one of `TRANSFORMS`.
     """
 
     name: str
@@ -71,10 +76,13 @@ class Record:
     coder: int = 0
     size: int = 0
     target: int = 0
+    transform: str = TRANSFORMS[0]
 
     @property
     def version(self) -> int:
         """The first version of the format that has such a record."""
+        if self.transform != TRANSFORMS[0]:
+            return 3
         new = self.kind != ALIAS and (self.storage == STEPS or self.coder > _LAST_CODER)
         return 2 if new else 1
 
@@ -89,8 +97,20 @@ class Record:
         return self.num_entries * self.storage.dtype.itemsize
 
 
-def write_directory(records: list[Record], section_sizes: list[int]) -> bytes:
-    """The directory as the file holds it, not deflated.
+def lowest_version(records: list[Record], metadata: Mapping[str, str]) -> int:
+    """The lowest version that has all of a directory, which is the one that a writer says."""
+    return max([record.version for record in records] + ([3] if metadata else [1]))
+
+
+def write_directory(
+    records: list[Record], section_sizes: list[int], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The directory as a file of its `lowest_version` holds it, not deflated.
+
+    Args:
+        records: One for each tensor.
+        section_sizes: Bytes of each section.
+        metadata: What is said of the file beside its tensors; it has passed `check_metadata`.
 
     Example:
         >>> record = Record("fc.bias", PLAIN, (10,), HALF, section=0)
@@ -106,7 +126,8 @@ def write_directory(records: list[Record], section_sizes: list[int]) -> bytes:
         if record.kind == ALIAS:
             parts += [bytes([ALIAS]), varint(record.target)]
             continue
-        tag = record.kind | min(len(record.shape), 7) << 2
+        number = TRANSFORMS.index(record.transform)
+        tag = (_TRANSFORMED if number else record.kind) | min(len(record.shape), 7) << 2
         usual = _usual_storage(record.kind)
         tag |= _HAS_STORAGE if record.storage != usual else 0
         tag |= _OPENS_SECTION if record.section > opened else 0
@@ -119,15 +140,22 @@ def write_directory(records: list[Record], section_sizes: list[int]) -> bytes:
             parts.append(varint(len(record.shape) - 7))
         parts += [varint(extent) for extent in record.shape]
         if record.kind == QUANTIZED:
+            parts.append(bytes([number]) if number else b"")
             parts.append(varint(record.num_levels))
             if record.num_levels > 1:
                 parts += [bytes([record.coder]), varint(record.size)]
     parts += [varint(size) for size in section_sizes]
+    if lowest_version(records, metadata or {}) >= 3:
+        parts.append(write_metadata(metadata or {}))
     return b"".join(parts)
 
 
-def read_directory(data: bytes) -> tuple[list[Record], list[int]]:
-    """Records and the sizes of the sections.
+def read_directory(data: bytes, version: int) -> tuple[list[Record], list[int], dict[str, str]]:
+    """Records, the sizes of the sections, and the metadata.
+
+    Args:
+        data: The directory, not deflated.
+        version: The version that the file says.
 
     Raises:
         HempFileError: If `data` is no directory; its offset counts from the start of `data`.
@@ -151,8 +179,9 @@ def read_directory(data: bytes) -> tuple[list[Record], list[int]]:
         section = max(section, record.section)
         records.append(record)
     sizes = [reader.varint("size of a section") for _ in range(section + 1)]
+    metadata = read_metadata(reader) if version >= 3 else {}
     reader.end("the directory")
-    return records, sizes
+    return records, sizes, metadata
 
 
 def deflate(directory: bytes) -> bytes | None:
@@ -191,7 +220,7 @@ def _read_record(reader: ByteReader, name: str, section: int, before: list[Recor
     """The rest of a record; `section` is the number of the one that is open."""
     start = reader.offset
     tag = reader.byte("a tag")
-    kind = tag & 3
+    kind = QUANTIZED if tag & 3 == _TRANSFORMED else tag & 3
     if kind == ALIAS and tag == ALIAS:
         target = reader.varint("position of an earlier tensor", MAX_RECORDS)
         if target >= len(before) or before[target].kind == ALIAS:
@@ -217,6 +246,9 @@ def _read_record(reader: ByteReader, name: str, section: int, before: list[Recor
         return Record(name, kind, shape, storage, section)
     if 0 in shape:
         raise HempFileError(None, start, "a quantized tensor with an entry", f"shape {shape}")
+    transform = TRANSFORMS[0]
+    if tag & 3 == _TRANSFORMED:
+        transform = _read_transform(reader, shape)
     num_levels = reader.varint("number of levels", min(MAX_LEVELS, math.prod(shape)))
     coder = size = 0
     if num_levels == 0:
@@ -224,7 +256,19 @@ def _read_record(reader: ByteReader, name: str, section: int, before: list[Recor
     if num_levels > 1:
         coder, size = reader.byte("number of a coder"), reader.varint("size of a payload")
     wide = bool(tag & _WIDE_LEVELS)
-    return Record(name, kind, shape, storage, section, num_levels, wide, coder, size)
+    return Record(
+        name, kind, shape, storage, section, num_levels, wide, coder, size, transform=transform
+    )
+
+
+def _read_transform(reader: ByteReader, shape: tuple[int, ...]) -> str:
+    start = reader.offset
+    number = reader.byte("number of a transform")
+    if not 0 < number < len(TRANSFORMS):
+        raise HempFileError(None, start, "the number of a transform, 1", str(number))
+    if not is_transformable(shape):
+        raise HempFileError(None, start, "a tensor with kernels to transform", f"shape {shape}")
+    return TRANSFORMS[number]
 
 
 def _read_shape(reader: ByteReader, ndim: int) -> tuple[int, ...]:

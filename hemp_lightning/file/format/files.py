@@ -6,7 +6,7 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -18,13 +18,14 @@ from hemp_lightning.file.format.directory import (
     Record,
     deflate,
     inflate,
+    lowest_version,
     read_directory,
     write_directory,
 )
 from hemp_lightning.ground.bitstream import FileBytes
 
 MAGIC = b"HEMP"
-VERSIONS = (1, 2)
+VERSIONS = (1, 2, 3)
 
 _HEADER = struct.Struct("<4sBBI")  # magic, version, flags, size of the directory; CRC32 follows
 _CHECKSUM = struct.Struct("<I")
@@ -43,6 +44,7 @@ class HempFile:
 
     Attributes:
         records: The directory.
+        metadata: What the file says of itself beside its tensors.
         size: Bytes of the file.
 
     Raises:
@@ -116,7 +118,7 @@ class HempFile:
         if magic != MAGIC:
             raise HempFileError(None, 0, f"a .hemp file, which begins with {MAGIC!r}", repr(magic))
         if version not in VERSIONS:
-            raise HempFileError(None, 4, "format version 1 or 2", f"version {version}")
+            raise HempFileError(None, 4, "format version 1, 2 or 3", f"version {version}")
         if flags & ~_DEFLATED:
             raise HempFileError(None, 5, "flags 0 or 1", str(flags))
         if size > min(MAX_DIRECTORY, self.size - _START):
@@ -128,10 +130,10 @@ class HempFile:
         self._check(zlib.crc32(stored, zlib.crc32(header)), _HEADER.size, "header and directory")
         with located(_START):
             plain = inflate(stored) if flags & _DEFLATED else stored
-            self.records, self._section_sizes = read_directory(plain)
-        if version < _version(self.records):
-            found = f"version {version}"
-            raise HempFileError(None, 4, f"format version {_version(self.records)}", found)
+            self.records, self._section_sizes, self.metadata = read_directory(plain, version)
+        needed = lowest_version(self.records, self.metadata)
+        if version < needed:
+            raise HempFileError(None, 4, f"format version {needed}", f"version {version}")
         self._sections_start = _START + size
         end = self._sections_start + sum(n + _CHECKSUM.size for n in self._section_sizes)
         if end != self.size:
@@ -163,26 +165,24 @@ def default_max_bytes(file_bytes: int) -> int:
 
 
 def write_file(
-    out: IO[bytes], records: list[Record], section_sizes: list[int], sections: IO[bytes]
+    out: IO[bytes],
+    records: list[Record],
+    section_sizes: list[int],
+    sections: IO[bytes],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write header and directory, then the sections, which have their checksums already."""
-    directory = write_directory(records, section_sizes)
+    directory = write_directory(records, section_sizes, metadata)
     deflated = deflate(directory)
     stored = directory if deflated is None else deflated
     if len(directory) > MAX_DIRECTORY:
         raise ValueError(f"a directory has at most {MAX_DIRECTORY} bytes; found {len(directory)}")
-    header = _HEADER.pack(
-        MAGIC, _version(records), 0 if deflated is None else _DEFLATED, len(stored)
-    )
+    version = lowest_version(records, metadata or {})
+    header = _HEADER.pack(MAGIC, version, 0 if deflated is None else _DEFLATED, len(stored))
     out.write(header + _CHECKSUM.pack(zlib.crc32(stored, zlib.crc32(header))) + stored)
     sections.seek(0)
     while chunk := sections.read(2**20):
         out.write(chunk)
-
-
-def _version(records: list[Record]) -> int:
-    """The lowest version that has all of a directory, which is the one that a file says."""
-    return max((record.version for record in records), default=1)
 
 
 def checksum_of(section: bytes) -> bytes:

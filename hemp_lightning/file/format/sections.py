@@ -14,13 +14,14 @@ from torch import Tensor
 
 from hemp_lightning.coding import coder_by_id
 from hemp_lightning.coding.coder import gather, index_dtype
-from hemp_lightning.errors import located
+from hemp_lightning.errors import HempFileError, located
 from hemp_lightning.file.format.blocks import read_block, write_block
 from hemp_lightning.file.format.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.file.format.levels import read_levels, write_levels
 from hemp_lightning.file.format.steps import read_steps, write_steps
 from hemp_lightning.file.format.storages import STEPS, Storage, from_words
 from hemp_lightning.ground.bitstream import ByteReader, Bytes, FileBytes
+from hemp_lightning.quantization.transforms import MAX_LEVEL, to_weights
 
 SECTION_BYTES = 2**22
 """A section takes tensors up to so many bytes in memory, or a single larger one."""
@@ -68,6 +69,8 @@ class Content:
         if record.kind == PLAIN:
             return from_words(self.values, record.storage, record.shape)
         weights = gather(self.values, self.indices().reshape(-1)).reshape(record.shape)
+        if record.transform != "none":
+            weights = to_weights(weights)
         return torch.from_numpy(weights).to(record.storage.dtype)
 
 
@@ -135,6 +138,8 @@ def _read_quantized(reader: ByteReader, records: list[Record]) -> dict[str, Cont
     contents = {}
     for record, share in zip(records, _shares(reader.offset - start, ends), strict=True):
         levels = next(next_wide if record.wide_levels else next_narrow)
+        if record.transform != "none" and not np.abs(levels).max() <= MAX_LEVEL:
+            raise HempFileError(None, start, f"levels to transform up to {MAX_LEVEL:g}", "larger")
         offset = reader.offset
         payload = reader.take(record.size, "coded indices")
         size = share + len(payload)
