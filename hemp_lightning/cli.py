@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from hemp_lightning.coding import CODERS
 from hemp_lightning.errors import HempFileError
+from hemp_lightning.file.cells import CELLS
 from hemp_lightning.file.checkpoints import (
     INDEX,
     SUFFIXES,
@@ -31,6 +32,7 @@ from hemp_lightning.file.save import save
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import SCANS
 from hemp_lightning.quantization.quantizers import QUANTIZERS
+from hemp_lightning.quantization.transforms import TRANSFORMS
 from hemp_lightning.version import __version__
 
 BROKEN, MISUSED, INTERRUPTED = 1, 2, 130
@@ -93,6 +95,8 @@ def _compress(options: argparse.Namespace) -> None:
             order=options.order,
             scan=options.scan,
             float_dtype=options.float_dtype,
+            transform=options.transform,
+            cells=options.cells,
             threads=options.threads,
         )
     for warning in said:
@@ -158,7 +162,7 @@ def _report(arguments: list[str]) -> int:
 def _table(summary: Summary) -> list[str]:
     """One line a tensor, and one for what belongs to none."""
     measured = any(tensor.relative_error is not None for tensor in summary.tensors)
-    head = ("tensor", "shape", "dtype", "coder", "levels", "entropy", "rate", "bytes", "share")
+    head = "tensor shape dtype transform coder levels entropy rate bytes share".split()
     rows: list[tuple[str, ...]] = [(*head, *["error"] * measured)]
     for tensor in summary.tensors:
         quantized = tensor.num_levels > 0
@@ -167,6 +171,7 @@ def _table(summary: Summary) -> list[str]:
                 "".join(c if c.isprintable() else ascii(c)[1:-1] for c in tensor.name),
                 "x".join(map(str, tensor.shape)) or "scalar",
                 tensor.dtype,
+                tensor.transform if quantized else "",
                 tensor.coder,
                 str(tensor.num_levels) if quantized else "",
                 f"{tensor.entropy_bits_per_weight:.3f}" if quantized else "",
@@ -179,13 +184,13 @@ def _table(summary: Summary) -> list[str]:
     rest = summary.file_bytes - sum(tensor.bytes for tensor in summary.tensors)
     label = "header, directory, checksums"
     rows.append(
-        (label, *[""] * 6, f"{rest:,}", f"{rest / summary.file_bytes:.1%}", *[""] * measured)
+        (label, *[""] * 7, f"{rest:,}", f"{rest / summary.file_bytes:.1%}", *[""] * measured)
     )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        left = [cell.ljust(width) for cell, width in zip(row[:4], widths[:4], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[4:], widths[4:], strict=True)]
+        left = [cell.ljust(width) for cell, width in zip(row[:5], widths[:5], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[5:], widths[5:], strict=True)]
         lines.append("  ".join(left + right))
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
@@ -236,6 +241,15 @@ def _parser() -> argparse.ArgumentParser:
         choices=FLOAT_DTYPES,
         default="float16",
         help="for float32 tensors that are not quantized; short ones only within tolerance",
+    )
+    compress.add_argument(
+        "--transform",
+        choices=("auto", *TRANSFORMS),
+        default="auto",
+        help="of the kernels of convolutions before they are quantized",
+    )
+    compress.add_argument(
+        "--cells", choices=CELLS, default="auto", help="which level a weight takes"
     )
 
     expand = commands.add_parser("decompress", help="decode a file into a checkpoint")

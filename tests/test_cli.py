@@ -79,7 +79,8 @@ def test_table(folder, capsys):
     summary = inspect("net.hemp")
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[0].split() == ("tensor shape dtype coder levels entropy rate bytes share".split())
+    columns = "tensor shape dtype transform coder levels entropy rate bytes share"
+    assert lines[0].split() == columns.split()
     rows = {line.split()[0]: line.split() for line in lines[2:-4]}
     for tensor in summary.tensors:
         row = rows[tensor.name]

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.coding.coder import index_dtype
+from hemp_lightning.coding.coder import gather, index_dtype
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.quantization.thresholds import PRICE, priced_indices
 
 CELLS = ("auto", "nearest", "priced")
-"""`auto` is `priced` where `save` fits a uniform grid, else the cells of the codebook."""
+"""`nearest`: the cells of the codebook; `auto`: `priced` for grids of `UniformQuantizer`."""
 
 PRICED_CODERS = ("context", "fast")
 """Coders whose lengths the context model tells."""
 
 _MAX_LEVELS = 256
 _PIECE = 2**24  # lengths in memory at a time
-
-
-def is_uniform(levels: np.ndarray) -> bool:
-    """Whether levels, float32 `(num_levels,)`, are equidistant up to their rounding to float16.
-
-    Example:
-        >>> is_uniform(np.float32([-0.2, 0, 0.2])), is_uniform(np.float32([-0.2, 0, 0.3]))
-        (True, False)
-    """
-    gaps = np.diff(levels.astype(np.float64))
-    return len(gaps) > 0 and bool(gaps.max() <= 1.02 * gaps.min())
 
 
 def assign_priced(
@@ -44,7 +33,8 @@ def assign_priced(
         passes: How many passes.
 
     Returns:
-        Of the dtype `index_dtype(num_levels)`; `indices` themselves with more than 256 levels.
+        Of the dtype `index_dtype(num_levels)`; `indices` themselves with more than 256 levels,
+        and where all values are levels already.
 
     Example:
         >>> values = np.float32([0.0] * 99 + [0.6])
@@ -53,6 +43,8 @@ def assign_priced(
     """
     num_levels = len(levels)
     if not 1 < num_levels <= _MAX_LEVELS or not values.ndim:
+        return indices
+    if np.array_equal(gather(levels, indices.reshape(-1)), values.reshape(-1)):
         return indices
     price = PRICE * float(np.diff(levels.astype(np.float64)).min()) ** 2
     coder = ContextCoder()

@@ -25,6 +25,7 @@ from hemp_lightning.quantization.selection import (
     select_tensors,
     weights_by_name,
 )
+from hemp_lightning.quantization.transforms import is_transformable
 
 LARGE_ENTRIES = 1024
 LARGE_SHARE = 0.05
@@ -268,4 +269,9 @@ def _check_codebooks(entries: list[Entry], codebooks: Mapping[str, Codebook]) ->
         if not isinstance(codebook, Codebook):
             raise TypeError(
                 f"`codebooks[{name!r}]` must be a Codebook; found {type(codebook).__name__}"
+            )
+        if codebook.transform != "none" and not is_transformable(tensor.shape):
+            raise ValueError(
+                f"`codebooks[{name!r}]` must have the transform 'none', since a tensor of shape "
+                f"{tuple(tensor.shape)} has no kernels; found {codebook.transform!r}"
             )

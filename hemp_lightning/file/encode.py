@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from hemp_lightning.coding import CODERS, get_coder
 from hemp_lightning.coding.coder import gather, index_dtype, tally
 from hemp_lightning.coding.compressors import RawCoder
 from hemp_lightning.coding.tuples.coder import TuplesCoder
+from hemp_lightning.file.cells import PRICED_CODERS, assign_priced
 from hemp_lightning.file.choose import Plan
 from hemp_lightning.file.format.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.file.format.levels import needs_wide, write_levels
@@ -24,6 +26,13 @@ from hemp_lightning.file.summary import TensorSummary, indices_entropy, summariz
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.bounded import relative_error, squared_error
 from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.quantization.quantizers import Quantizer, UniformQuantizer
+from hemp_lightning.quantization.transforms import (
+    MAX_KERNEL,
+    MAX_LEVEL,
+    asked_transform,
+    best_transform,
+)
 
 _CHUNK = 2**22  # weights that are assigned to levels at a time
 _MOST_TUPLES = 2**62  # different ones that the coder of tuples can number
@@ -53,8 +62,11 @@ def encode_entry(
                 "`codebooks`, and it is held exactly"
             )
     elif position in plan.codebooks:
-        codebook = plan.codebooks[position] or plan.quantizer.fit(tensor).half_precision()
-        content, indices = encode_quantized(name, tensor, codebook, options)
+        given = plan.codebooks[position]
+        codebook = given or fit_codebook(name, tensor, plan.quantizer, options.transform)
+        by_itself = given is None and isinstance(plan.quantizer, UniformQuantizer)
+        is_priced = options.cells == "priced" or (options.cells == "auto" and by_itself)
+        content, indices = encode_quantized(name, tensor, codebook, options, is_priced=is_priced)
     if content is None or plan.automatic:
         plain = encode_plain(name, tensor, options, norms)
         if content is None or plain.values.nbytes < _quantized_bytes(content):
@@ -98,14 +110,48 @@ def _simpler(num_levels: int, options: FileOptions) -> list[TuplesCoder | RawCod
     return [TuplesCoder(order=options.order, scan=options.scan), RawCoder()]
 
 
+def fit_codebook(
+    name: str, tensor: Tensor, quantizer: Quantizer, transform: str | Mapping[str, str]
+) -> Codebook:
+    """The codebook of a tensor (on the CPU), with its transform.
+
+    Args:
+        name: Name of the tensor.
+        tensor: Floating, finite, at least one entry.
+        quantizer: Fits the levels.
+        transform: As `hemp_lightning.save` takes it.
+    """
+    chosen = asked_transform(transform, name, tensor.shape)
+    if chosen == "auto":
+        exact = tensor if tensor.dtype == torch.float64 else tensor.float()
+        chosen = best_transform(exact.numpy())
+    if chosen != "none" and not float(tensor.abs().max()) * MAX_KERNEL <= MAX_LEVEL:
+        chosen = "none"
+    seen = Codebook(torch.zeros(1), transform=chosen).coefficients(tensor)
+    return replace(quantizer.fit(seen).half_precision(), transform=chosen)
+
+
 def encode_quantized(
-    name: str, tensor: Tensor, codebook: Codebook, options: FileOptions
+    name: str, tensor: Tensor, codebook: Codebook, options: FileOptions, *, is_priced: bool = False
 ) -> tuple[Content, np.ndarray]:
     """Content of a tensor (on the CPU) that is quantized, and its indices.
 
     Levels that no weight takes are left out.
+
+    Args:
+        name: Name of the tensor.
+        tensor: Floating, finite, at least one entry.
+        codebook: Its codebook.
+        options: How it is coded.
+        is_priced: Whether levels are chosen by what their indices cost, see `assign_priced`, if
+            the coder knows that.
     """
-    indices = _assign(tensor, codebook)
+    seen = codebook.coefficients(tensor)
+    indices = _assign(seen, codebook.plain())
+    if is_priced and options.coder in PRICED_CODERS:
+        values = seen.float().contiguous().numpy()
+        indices = assign_priced(values, codebook.levels.cpu().numpy(), indices)
+    del seen
     used = np.flatnonzero(tally(indices, codebook.num_levels))
     levels = codebook.levels.cpu().numpy()[used]
     if len(used) < codebook.num_levels:
@@ -125,6 +171,7 @@ def encode_quantized(
         wide_levels=needs_wide(levels),
         coder=coder,
         size=len(payload),
+        transform=codebook.transform,
     )
     return Content(record, levels, payload), indices
 
@@ -169,10 +216,15 @@ def _error(tensor: Tensor, content: Content, indices: np.ndarray | None) -> floa
             return 0.0
         return relative_error(flat, content.tensor().reshape(-1))
     assert indices is not None
-    numbers, size, off = indices.reshape(-1), 0.0, 0.0
-    for start in range(0, len(numbers), _CHUNK):
-        found = torch.from_numpy(content.values[numbers[start : start + _CHUNK]])
-        parts = squared_error(flat[start : start + _CHUNK], found)
+    levels = Codebook(torch.from_numpy(content.values), transform=content.record.transform)
+    rest = tensor.shape[1:] if levels.transform != "none" else ()  # kernels stay whole
+    numbers = indices.reshape(-1, *rest)
+    rows, size, off = max(1, _CHUNK // max(1, numbers[:1].size)), 0.0, 0.0
+    for start in range(0, len(numbers), rows):
+        piece = torch.from_numpy(np.ascontiguousarray(numbers[start : start + rows]))
+        found = levels.reconstruct(piece).reshape(-1)
+        begin = start * numbers[:1].size
+        parts = squared_error(flat[begin : begin + len(found)], found)
         size, off = size + parts[0], off + parts[1]
     return math.sqrt(off / size) if size else (math.inf if off else 0.0)
 

@@ -146,7 +146,7 @@ def inspect(
         contents = _contents(file, keeps_entries=False)
         found = in_order(look, contents, count_threads(threads))
         summaries = {summary.name: summary for summary in found}
-        return total(path, file.size, file.records, summaries)
+        return total(path, file.size, file.records, summaries, metadata=file.metadata)
 
 
 def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None, threads: int = 1) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from hemp_lightning.errors import listed
 from hemp_lightning.file.choose import Plan, choose
 from hemp_lightning.file.format.files import replacing, write_file
+from hemp_lightning.file.format.metadata import check_metadata
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.parallel import count_threads
 from hemp_lightning.file.state import State
@@ -47,6 +48,9 @@ def save(
     float_dtype: str = "float16",
     fold_norms: bool = False,
     reorder_units: bool = False,
+    transform: str | Mapping[str, str] = "auto",
+    cells: str = "auto",
+    metadata: Mapping[str, str] | None = None,
     threads: int | None = None,
 ) -> Summary:
     """Write a model or state_dict as one `.hemp` file.
@@ -65,8 +69,8 @@ def save(
             object with `fit`. None: `uniform`, or `lloyd_max` where `num_levels` is given.
         coder: A name of `hemp_lightning.coding.CODERS`. `context` gives way to a simpler coder
             where that is smaller.
-        codebooks: Codebooks by name: exactly these tensors are quantized, with these. `num_levels`,
-            `quantizer` and `tensors` are not used then.
+        codebooks: Codebooks by name: exactly these tensors are quantized, with these and their
+            transforms. `num_levels`, `quantizer`, `tensors` and `transform` are not used then.
         tensors: What to quantize: `weights` (floating parameters with two axes or more but scales
             of norms; of a state_dict: floating tensors with two axes or more), `layers` (of a
             module: biases too), `all` floating parameters, or names or patterns of them; what
@@ -88,6 +92,16 @@ def save(
             that listen to units which are always 0, see `reordered_state`: the file is smaller and
             the network computes the same, with its hidden units in another order. Needs a module,
             which knows its layers.
+        transform: What is done to kernels before they are quantized. `dct`: the coefficients of
+            their cosine transform are quantized, which takes fewer bits where kernels are smooth;
+            `none`: the weights themselves; `auto`: for each tensor what probably takes fewer bits;
+            or these by the names of tensors, of which the others have none. Tensors without
+            kernels of more than one place have none.
+        cells: Which level a weight takes. `nearest`: the one of its codebook's cell; `priced`: the
+            one of least error and code length, see `assign_priced`, with the coders `context` and
+            `fast`; `auto`: `priced` with `num_levels` levels of the quantizer `uniform`, else
+            `nearest`.
+        metadata: Strings by name that the file carries beside its tensors.
         threads: How many tensors are coded at a time; None for one per processor at hand, at most
             8. The file does not depend on it.
 
@@ -112,7 +126,10 @@ def save(
     """
     begin = time.perf_counter()
     threads = count_threads(threads)
-    options = FileOptions(coder, float_dtype, fold_norms, reorder_units, order, scan)
+    options = FileOptions(
+        coder, float_dtype, fold_norms, reorder_units, order, scan, transform, cells
+    )
+    metadata = check_metadata(metadata or {})
     plan = choose(
         model_or_state_dict,
         num_levels=num_levels,
@@ -125,9 +142,10 @@ def save(
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(temporary.parent)) as spool:
             records, sizes, summaries = encode_sections(plan, spool, threads)
             with temporary.open("wb") as file:
-                write_file(file, records, sizes, spool)
-        file_bytes = check_written(temporary, records)
-    summary = total(path, file_bytes, records, summaries, time.perf_counter() - begin)
+                write_file(file, records, sizes, spool, metadata)
+        file_bytes = check_written(temporary, records, metadata)
+    seconds = time.perf_counter() - begin
+    summary = total(path, file_bytes, records, summaries, seconds, metadata)
     _warn(plan, summary, fitted=codebooks is None)
     return summary
 

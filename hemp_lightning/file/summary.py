@@ -27,6 +27,7 @@ class TensorSummary:
         table_bytes: Bytes of `bytes` that describe the coder's model.
         bytes: Its bytes in the file: indices, levels or entries; not its line in the directory.
         entropy_bits_per_weight: Empirical entropy of its indices, 0 if it is not quantized.
+        transform: What was done to its kernels before they were quantized, `none` or `dct`.
         relative_error: `||w - q|| / ||w||` of what the file holds in place of the tensor; None
             where a file was only read, which does not know the original.
     """
@@ -39,6 +40,7 @@ class TensorSummary:
     table_bytes: int
     bytes: int
     entropy_bits_per_weight: float
+    transform: str = "none"
     relative_error: float | None = field(default=None, compare=False)
 
     @property
@@ -60,6 +62,7 @@ class Summary:
         entropy_bits_per_weight: Empirical entropy of the indices, per quantized weight.
         encode_seconds: Time that `save` took; 0 where the file was only read.
         tensors: One summary a tensor, in the order of the state_dict.
+        metadata: Strings by name that the file carries beside its tensors.
     """
 
     path: str
@@ -70,6 +73,7 @@ class Summary:
     entropy_bits_per_weight: float
     encode_seconds: float
     tensors: list[TensorSummary]
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def original(records: Sequence[Record], record: Record) -> str:
@@ -101,6 +105,7 @@ def summarize(content: Content, entropy: float = 0.0) -> TensorSummary:
         table_bytes,
         content.size,
         entropy,
+        record.transform,
     )
 
 
@@ -110,6 +115,7 @@ def total(
     records: Sequence[Record],
     summaries: Mapping[str, TensorSummary],
     encode_seconds: float = 0.0,
+    metadata: Mapping[str, str] | None = None,
 ) -> Summary:
     """Summary of a file.
 
@@ -119,6 +125,7 @@ def total(
         records: Of all its tensors, in order.
         summaries: Summary of each tensor that is no alias, by name.
         encode_seconds: Time that writing it took.
+        metadata: Its metadata.
     """
     tensors, entries, weights, bits = [], 0, 0, 0.0
     for record in records:
@@ -141,6 +148,7 @@ def total(
         entropy_bits_per_weight=bits / max(weights, 1),
         encode_seconds=encode_seconds,
         tensors=tensors,
+        metadata=dict(metadata or {}),
     )
 
 

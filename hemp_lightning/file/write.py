@@ -81,7 +81,9 @@ def size_in_file(records: list[Record], sizes: list[int]) -> int:
     return head.tell() + sum(size + len(checksum_of(b"")) for size in sizes)
 
 
-def check_written(path: str | os.PathLike[str], records: list[Record]) -> int:
+def check_written(
+    path: str | os.PathLike[str], records: list[Record], metadata: dict[str, str]
+) -> int:
     """Bytes of a file that was just written, after its checksums and directory were read back.
 
     Its sections were compared one by one before.
@@ -90,7 +92,7 @@ def check_written(path: str | os.PathLike[str], records: list[Record]) -> int:
         RuntimeError: If the directory differs.
     """
     with opened(path, max_bytes=sum(record.num_bytes for record in records)) as written:
-        if written.records != records:
+        if written.records != records or written.metadata != metadata:
             raise RuntimeError("the directory read back differs from the one written")
         for _ in written.sections():
             pass

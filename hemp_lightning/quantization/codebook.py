@@ -9,6 +9,14 @@ from torch import Tensor
 
 from hemp_lightning.ground.limits import MAX_LEVELS
 from hemp_lightning.quantization.assign import quantize
+from hemp_lightning.quantization.transforms import (
+    MAX_LEVEL,
+    TRANSFORMS,
+    coefficients_of,
+    to_coefficients,
+    to_weights,
+    weights_of,
+)
 
 MAX_COMPARED = 256
 """Up to here a weight is compared with all thresholds; a search is quicker with more of them."""
@@ -23,9 +31,12 @@ class Codebook:
         thresholds: Borders between cells, float32 `(num_levels - 1,)`, ascending; by default the
             midpoints, which assign each weight to its nearest level. A weight that equals a
             threshold belongs to the upper cell.
+        transform: What is done to kernels before they are compared with the levels, and undone
+            after, one of `hemp_lightning.quantization.transforms.TRANSFORMS`: with `dct` levels
+            and indices are those of the coefficients of weights with shape `(O, I, *kernel)`.
 
     Raises:
-        ValueError: If `levels` or `thresholds` are not as said.
+        ValueError: If `levels`, `thresholds` or `transform` are not as said.
 
     Example:
         >>> codebook = Codebook(torch.tensor([-1.0, 0.0, 2.0]))
@@ -36,10 +47,13 @@ class Codebook:
                 [2, 2]])
         >>> codebook.quantize(torch.tensor([0.9, 1.1]))
         tensor([0., 2.])
+        >>> Codebook(torch.tensor([0.0, 2.0]), transform="dct").quantize(torch.full((1, 1, 4), 0.8))
+        tensor([[[1., 1., 1., 1.]]])
     """
 
     levels: Tensor
     thresholds: Tensor = field(default=None)  # type: ignore[assignment]
+    transform: str = TRANSFORMS[0]
 
     def __post_init__(self) -> None:
         levels = torch.as_tensor(self.levels).detach().to(torch.float32)
@@ -66,6 +80,15 @@ class Codebook:
                 )
             if not torch.isfinite(thresholds).all() or (thresholds[1:] < thresholds[:-1]).any():
                 raise ValueError("`thresholds` must be finite and ascending")
+        if self.transform not in TRANSFORMS:
+            raise ValueError(
+                f"`transform` must be one of {', '.join(TRANSFORMS)}; found {self.transform!r}"
+            )
+        if self.transform != TRANSFORMS[0] and float(levels.abs().max()) > MAX_LEVEL:
+            raise ValueError(
+                f"`levels` of coefficients must be at most {MAX_LEVEL:g} either way; "
+                f"found {float(levels.abs().max()):g}"
+            )
         object.__setattr__(self, "levels", levels)
         object.__setattr__(self, "thresholds", thresholds)
 
@@ -84,6 +107,7 @@ class Codebook:
             Indices in `[0, num_levels)`, int64, of the same shape and device.
         """
         thresholds = self.thresholds.to(weights.device)
+        weights = self.coefficients(weights)
         # contiguous: torch warns where it has to copy, as with weights in channels_last
         return torch.bucketize(weights.detach().float().contiguous(), thresholds, right=True)
 
@@ -94,7 +118,37 @@ class Codebook:
             IndexError: If an index is not in `[0, num_levels)`.
         """
         levels = self.levels.to(indices.device)
-        return levels.index_select(0, indices.reshape(-1).int()).reshape(indices.shape)
+        found = levels.index_select(0, indices.reshape(-1).int()).reshape(indices.shape)
+        return self._weights(found)
+
+    def coefficients(self, weights: Tensor) -> Tensor:
+        """What is compared with the levels: the weights, or their coefficients in float32.
+
+        On the CPU they are the same bits on every machine, as in a file.
+
+        Args:
+            weights: With a transform `(O, I, *kernel)`, floating, on any device.
+
+        Example:
+            >>> book = Codebook(torch.tensor([0.0, 2.0]), transform="dct")
+            >>> book.coefficients(torch.ones(1, 1, 2, 2)).flatten().tolist()
+            [2.0, 0.0, 0.0, 0.0]
+        """
+        if self.transform == TRANSFORMS[0]:
+            return weights
+        if not weights.is_cpu:
+            return coefficients_of(weights.detach().float(), self.transform)
+        if weights.dtype != torch.float64:
+            weights = weights.float()
+        return torch.from_numpy(to_coefficients(weights.detach().numpy()))
+
+    def _weights(self, coefficients: Tensor) -> Tensor:
+        """Weights with these coefficients, float32; the inverse of `coefficients`."""
+        if self.transform == TRANSFORMS[0]:
+            return coefficients
+        if not coefficients.is_cpu:
+            return weights_of(coefficients, self.transform)
+        return torch.from_numpy(to_weights(coefficients.numpy()))
 
     def quantize(self, weights: Tensor, out: Tensor | None = None) -> Tensor:
         """Reconstruction of `weights`: float32, of the same shape; NaN stays NaN.
@@ -122,6 +176,9 @@ class Codebook:
                 f"`out` must have the shape {tuple(weights.shape)} of `weights` and lie on "
                 f"{weights.device}; found {tuple(out.shape)} on {out.device}"
             )
+        if self.transform != TRANSFORMS[0]:
+            turned = self._weights(self.plain().quantize(self.coefficients(weights)))
+            return turned if out is None else out.data.copy_(turned)
         source = weights.detach().float()
         if source.is_cpu and self.levels.is_cpu and self.num_levels <= MAX_COMPARED:
             source, found = source.contiguous(), out
@@ -139,7 +196,11 @@ class Codebook:
 
     def to(self, device: torch.device | str) -> Codebook:
         """The same codebook on another device."""
-        return Codebook(self.levels.to(device), self.thresholds.to(device))
+        return Codebook(self.levels.to(device), self.thresholds.to(device), self.transform)
+
+    def plain(self) -> Codebook:
+        """The codebook for the coefficients themselves: the same without a transform."""
+        return Codebook(self.levels, self.thresholds)
 
     def half_precision(self) -> Codebook:
         """The codebook with levels that float16 holds exactly, where that moves none noticeably.
@@ -159,4 +220,4 @@ class Codebook:
         nearest = torch.minimum(torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]]))
         if not ((levels - self.levels).abs() <= nearest / 100).all():
             return self
-        return Codebook(levels, self.thresholds)
+        return Codebook(levels, self.thresholds, self.transform)

@@ -30,8 +30,14 @@ MAX_KERNEL = 1024
 MAX_LEVEL = 2.0**96
 """The largest level of coefficients: sums of these are finite in float32."""
 
+MIN_GAIN = 0.01
+"""Bits per weight that the cosine transform must promise to be taken."""
+
+MAX_DISTINCT = 256
+"""Weights with at most so many distinct values are quantized already."""
+
 _UNIT = 2**30  # entries of the tables are whole multiples of its inverse
-_PIECE = 2**16  # kernels that are turned at a time
+_PIECE = 2**12  # kernels that are turned at a time, between two loads of the cache
 
 
 def kernel_axes(shape: Sequence[int]) -> tuple[int, ...]:
@@ -61,6 +67,9 @@ def check_transform(transform: str | Mapping[str, str]) -> None:
 
     Raises:
         ValueError: If it is neither `auto`, one of `TRANSFORMS`, nor a mapping of names to these.
+
+    Example:
+        >>> check_transform({"conv.weight": "dct"})
     """
     for name in transform.values() if isinstance(transform, Mapping) else [transform]:
         if name not in ("auto", *TRANSFORMS):
@@ -70,23 +79,57 @@ def check_transform(transform: str | Mapping[str, str]) -> None:
             )
 
 
-def chosen_transform(transform: str | Mapping[str, str], name: str, shape: Sequence[int]) -> str:
-    """The transform of one tensor.
+def asked_transform(transform: str | Mapping[str, str], name: str, shape: Sequence[int]) -> str:
+    """What `transform` says of one tensor.
 
     Args:
-        transform: One of `TRANSFORMS`; or `auto`, which is `dct` for tensors with kernels; or these
-            by the names of tensors, of which the others have none.
+        transform: One of `TRANSFORMS` or `auto`, or these by the names of tensors, of which the
+            others have none.
         name: Name of the tensor.
         shape: Its shape. A tensor without kernels has no transform, whatever is asked for.
 
     Example:
-        >>> chosen_transform("auto", "conv.weight", (8, 4, 3, 3))
-        'dct'
-        >>> chosen_transform({"conv.weight": "dct"}, "other.weight", (8, 4, 3, 3))
+        >>> asked_transform("auto", "conv.weight", (8, 4, 3, 3))
+        'auto'
+        >>> asked_transform("dct", "fc.weight", (8, 4))
         'none'
     """
     wanted = transform.get(name, "none") if isinstance(transform, Mapping) else transform
-    return "dct" if wanted != "none" and is_transformable(shape) else "none"
+    return wanted if is_transformable(shape) else "none"
+
+
+def best_transform(weights: np.ndarray) -> str:
+    """The transform in which weights probably need the fewest bits: what `auto` stands for.
+
+    Each place of the kernel, and each frequency, is taken as a source of its own, whose rate at a
+    given error grows with the logarithm of its mean magnitude. Weights that take few distinct
+    values are quantized already, and sparse ones have small magnitudes on their places: both keep
+    their places.
+
+    Args:
+        weights: float32 or float64, any shape.
+
+    Example:
+        >>> smooth = np.random.default_rng(0).normal(size=(400, 5, 1, 1)) + np.zeros((3, 3))
+        >>> best_transform(smooth), best_transform(np.sign(smooth))
+        ('dct', 'none')
+    """
+    if not is_transformable(weights.shape) or _is_quantized(weights):
+        return "none"
+    places, frequencies = (
+        np.abs(entries).reshape(-1, math.prod(kernel_axes(weights.shape))).mean(0, np.float64)
+        for entries in (weights, to_coefficients(weights))
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = np.log2(places).mean() - np.log2(frequencies).mean()
+    return "dct" if gain > MIN_GAIN else "none"  # NaN, of zeros alone, is no gain
+
+
+def _is_quantized(weights: np.ndarray) -> bool:
+    """Whether there are few distinct values, several times each."""
+    most = min(MAX_DISTINCT, weights.size // 4)
+    sample = weights.reshape(-1)[:: max(1, weights.size // (64 * MAX_DISTINCT))]
+    return len(np.unique(sample)) <= most and len(np.unique(weights)) <= most
 
 
 @lru_cache(maxsize=MAX_EXTENT)

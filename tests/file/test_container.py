@@ -67,7 +67,8 @@ class Odd(nn.Module):
 
 def test_a_network_with_everything_comes_back(tmp_path):
     model = Odd()
-    summary = save(model, tmp_path / "odd.hemp", num_levels=5, float_dtype="steps")
+    exact = {"float_dtype": "steps", "transform": "none"}
+    summary = save(model, tmp_path / "odd.hemp", num_levels=5, **exact)
     state, found = model.state_dict(), load(tmp_path / "odd.hemp")
     assert list(found) == list(state)
     quantized = {t.name for t in summary.tensors if t.num_levels}
@@ -172,7 +173,7 @@ def test_summary_counts_everything_once(tmp_path):
     model = Odd()
     path = tmp_path / "odd.hemp"
     started = time.perf_counter()
-    summary = save(model, path, num_levels=4, order=1)
+    summary = save(model, path, num_levels=4, order=1, transform="none")
     took = time.perf_counter() - started
     entries = sum(p.numel() for p in {*model.parameters(), *model.buffers()})
     assert summary.float_bytes == 4 * entries

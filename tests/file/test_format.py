@@ -1,4 +1,4 @@
-"""Format versions 1 and 2: golden files, a second reader, and every flipped bit.
+"""Format versions 1 to 3: golden files, a second reader, and every flipped bit.
 
 Files of version 1 stay readable for ever: golden files are never edited, and a new version of the
 format adds its own. `python tests/file/test_format.py` writes those that do not exist.
@@ -21,10 +21,11 @@ from hemp_lightning import HempFileError, load, save
 from hemp_lightning.coding import CODERS
 from hemp_lightning.file.format.steps import round_to_steps
 from hemp_lightning.file.format.storages import EXACT
-from hemp_lightning.file.load import verify
+from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.file.state import read_entries
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.quantizers import Codebook
+from hemp_lightning.quantization.transforms import is_transformable
 
 DATA = Path(__file__).parents[1] / "data"
 _spec = importlib.util.spec_from_file_location(
@@ -87,6 +88,22 @@ def statistics():
     }
 
 
+COSINES = Codebook(LEVELS.levels, transform="dct")
+
+
+def kernels():
+    """Of one, two and three axes, depthwise too; one tensor takes a single level."""
+    return {
+        "conv.weight": numbers(21, 6, 4, 3, 3),
+        "depth.weight": numbers(22, 5, 1, 3, 5),
+        "sound.weight": numbers(23, 3, 2, 7).half(),
+        "volume.weight": numbers(24, 2, 2, 2, 3, 2).double(),
+        "silent.weight": 0.1 * numbers(25, 2, 2, 2, 2).clamp(-1, 1),
+        "fc.weight": numbers(26, 3, 7),
+        "fc.bias": numbers(27, 3),
+    }
+
+
 # name: (state_dict, options of save). Together they hold every coder, storage and kind of record.
 CASES = {
     "lenet": (
@@ -131,15 +148,43 @@ CASES = {
         lambda: {"w": numbers(19, 8, 4, 3, 3), "b": numbers(20, 30)},
         {"codebooks": {"w": LEVELS}, "coder": "fast", "float_dtype": "steps"},
     ),
+    "transform": (
+        kernels,
+        {
+            "codebooks": {
+                "conv.weight": COSINES,
+                "depth.weight": Codebook(WIDE.levels, transform="dct"),
+                "sound.weight": COSINES,
+                "volume.weight": COSINES,
+                "silent.weight": COSINES,
+                "fc.weight": LEVELS,
+            },
+            "coder": "raw",
+            "float_dtype": "float16",
+        },
+    ),
+    "metadata": (
+        lambda: {"w": numbers(28, 4, 3)},
+        {
+            "codebooks": {"w": LEVELS},
+            "coder": "raw",
+            "metadata": {"format": "pt", "größe": "", "": "x"},
+        },
+    ),
 }
 VERSION_2 = ("steps", "norms", "fast")
+VERSION_3 = ("transform", "metadata")
 # Others may be written differently: by other versions of the libraries for deflate, LZMA and bz2,
 # or by a context coder that has learned to choose better.
-SAME_BYTES = ("lenet", "dtypes", "tuples", "raw", "sections", "norms", "fast")
+SAME_BYTES = ("lenet", "dtypes", "tuples", "raw", "sections", "norms", "fast", *VERSION_3)
 
 
 def golden(name):
-    return DATA / f"version{2 if name in VERSION_2 else 1}_{name}.hemp"
+    return DATA / f"version{version_of(name)}_{name}.hemp"
+
+
+def version_of(name):
+    return 3 if name in VERSION_3 else 2 if name in VERSION_2 else 1
 
 
 def digest(state):
@@ -199,7 +244,8 @@ def compare_with_reference(path):
             tensor = tensor.to(getattr(torch, dtype.split(" as ")[1]))
         if tensor.is_floating_point() and len(words) and words_of(tensor) != words:
             # A quantized tensor that is not float32: the second reader leaves it in float32.
-            assert words_of(tensor.float()) == words, name
+            single = torch.tensor(words, dtype=torch.uint32).view(torch.float32)
+            assert words_of(tensor.reshape(-1)) == words_of(single.to(tensor.dtype)), name
             continue
         assert words_of(tensor) == words, name
 
@@ -221,7 +267,9 @@ def test_a_second_reader_agrees_on_any_file(tmp_path_factory, data):
         if data.draw(st.booleans()):
             tensor = (100 * tensor).to(data.draw(st.sampled_from([torch.int64, torch.uint8])))
         elif tensor.numel() and data.draw(st.booleans()):
-            books[name] = data.draw(st.sampled_from([LEVELS, WIDE]))
+            transforms = ["none", "dct"] if is_transformable(tensor.shape) else ["none"]
+            levels = data.draw(st.sampled_from([LEVELS, WIDE])).levels
+            books[name] = Codebook(levels, transform=data.draw(st.sampled_from(transforms)))
         state[name] = tensor
         if data.draw(st.booleans()):
             state[f"tied.{number}"] = tensor
@@ -233,24 +281,45 @@ def test_a_second_reader_agrees_on_any_file(tmp_path_factory, data):
         order=data.draw(st.integers(1, 3)),
         scan=data.draw(st.sampled_from(["row_major", "kernel", "input", "output"])),
         float_dtype=data.draw(st.sampled_from(["steps", "float16", "bfloat16", "float32"])),
+        cells=data.draw(st.sampled_from(["auto", "priced"])),
     )
     compare_with_reference(path)
+
+
+def test_metadata_comes_back():
+    wanted = CASES["metadata"][1]["metadata"]
+    assert inspect(golden("metadata")).metadata == wanted
+    assert reference_file.read_metadata(golden("metadata").read_bytes()) == wanted
+    assert inspect(golden("raw")).metadata == {}
+
+
+def test_inspect_names_transforms():
+    found = {tensor.name: tensor.transform for tensor in inspect(golden("transform")).tensors}
+    assert found == {
+        "conv.weight": "dct",
+        "depth.weight": "dct",
+        "sound.weight": "dct",
+        "volume.weight": "dct",
+        "silent.weight": "dct",
+        "fc.weight": "none",
+        "fc.bias": "none",
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_files_say_the_lowest_version_that_has_all_of_them(name, tmp_path):
     data = bytearray(golden(name).read_bytes())
-    assert data[4] == (2 if name in VERSION_2 else 1)
-    if name in VERSION_2:
-        data[4] = 1
+    assert data[4] == version_of(name)
+    for lower in range(1, version_of(name)):
+        data[4] = lower
         size = int.from_bytes(data[6:10], "little")
         data[10:14] = zlib.crc32(data[:10] + data[14 : 14 + size]).to_bytes(4, "little")
         (tmp_path / "x.hemp").write_bytes(data)
-        with pytest.raises(HempFileError, match="byte 4: expected format version 2, found version"):
+        with pytest.raises(HempFileError, match=r"expected format version|end of the directory"):
             load(tmp_path / "x.hemp")
 
 
-@pytest.mark.parametrize("name", ["lenet", "tuples", "deflated", "steps"])
+@pytest.mark.parametrize("name", ["lenet", "tuples", "deflated", "steps", *VERSION_3])
 def test_every_flipped_bit_and_every_cut_is_noticed(name, tmp_path):
     data = golden(name).read_bytes()
     path = tmp_path / "x.hemp"

@@ -14,8 +14,9 @@ from scipy.fft import dctn
 from hemp_lightning.quantization import transforms
 from hemp_lightning.quantization.transforms import (
     MAX_EXTENT,
+    asked_transform,
+    best_transform,
     check_transform,
-    chosen_transform,
     coefficients_of,
     cosine_table,
     is_transformable,
@@ -58,20 +59,26 @@ def test_tables_are_orthonormal(extent):
 
 def test_entries_of_tables_are_the_nearest_on_every_machine():
     """No entry lies so near the middle of two multiples that a library's cosine could decide."""
+    margin = Decimal(1)
     with localcontext() as context:
         context.prec = 40
-        nearest = Decimal(1)
         for extent in range(1, MAX_EXTENT + 1):
-            table = cosine_table(extent)
-            for k in range(extent):
-                scale = (Decimal(2 if k else 1) / extent).sqrt() * 2**30
-                # in each row only so many places have cosines of their own
-                for n in range(0, extent, max(1, extent // 8)):
-                    exact = scale * cosine_of((2 * n + 1) * k, 2 * extent)
-                    whole = exact.to_integral_value()
-                    assert table[k, n] * 2**30 == whole
-                    nearest = min(nearest, Decimal("0.5") - abs(exact - whole))
-    assert nearest > Decimal("1e-5")
+            scale = 2**30 * (Decimal(2) / extent).sqrt()
+            exact = [scale * cosine_of(quarter, 2 * extent) for quarter in range(extent + 1)]
+            exact.append(2**30 / Decimal(extent).sqrt())
+            whole = [entry.to_integral_value() for entry in exact]
+            margin = min(
+                [margin, *(Decimal("0.5") - abs(e - w) for e, w in zip(exact, whole, strict=True))]
+            )
+            wanted = np.full((extent, extent), whole[-1], object)
+            for k in range(1, extent):
+                for n in range(extent):
+                    angle = (2 * n + 1) * k % (4 * extent)
+                    angle = min(angle, 4 * extent - angle)
+                    sign = -1 if angle > extent else 1
+                    wanted[k, n] = sign * whole[min(angle, 2 * extent - angle)]
+            assert (cosine_table(extent) * 2**30 == wanted.astype(float)).all()
+    assert margin > Decimal("1e-5")
 
 
 def cosine_of(numerator, denominator):
@@ -156,15 +163,15 @@ def test_the_matrix_of_a_kernel_is_the_transform():
 )
 def test_kernels_alone_are_transformed(shape, expected):
     assert is_transformable(shape) == expected
-    assert chosen_transform("auto", "w", shape) == ("dct" if expected else "none")
-    assert chosen_transform("none", "w", shape) == "none"
+    assert asked_transform("auto", "w", shape) == ("auto" if expected else "none")
+    assert asked_transform("none", "w", shape) == "none"
 
 
 def test_transforms_by_name():
     chosen = {"a": "dct", "b": "none", "c": "auto"}
     shape = (2, 2, 3, 3)
-    found = [chosen_transform(chosen, name, shape) for name in "abcd"]
-    assert found == ["dct", "none", "dct", "none"]
+    found = [asked_transform(chosen, name, shape) for name in "abcd"]
+    assert found == ["dct", "none", "auto", "none"]
     check_transform(chosen)
     for wrong in ("fft", {"a": "fft"}):
         with pytest.raises(ValueError, match=r"`transform` must be one of auto, none, dct.*'fft'"):
@@ -179,3 +186,14 @@ def test_smooth_kernels_end_in_few_coefficients():
     assert abs(coefficients[1:, 1:]).max() < 1e-6
     assert coefficients[0, 0] == pytest.approx(plane.sum() / 3)
     assert np.square(coefficients).sum() == pytest.approx(np.square(plane).sum(), rel=1e-6)
+
+
+def test_kernels_that_are_not_smooth_keep_their_places():
+    smooth = to_weights(drawn((40, 8, 3, 3)) / np.float32([[1, 2, 4], [2, 4, 8], [4, 8, 16]]))
+    assert best_transform(smooth) == "dct"
+    few = np.float32([-1, 0, 1])[np.random.default_rng(0).integers(0, 3, smooth.shape)]
+    assert best_transform(few + 0 * smooth) == "none"
+    sparse = np.where(np.random.default_rng(1).random(smooth.shape) < 0.1, smooth, 0)
+    assert best_transform(sparse.astype(np.float32)) == "none"
+    assert best_transform(np.zeros((4, 4, 3, 3), np.float32)) == "none"
+    assert best_transform(drawn((4, 4))) == "none"

@@ -14,8 +14,8 @@ MAX_METADATA_ENTRIES = 2**12
 """The most strings of the metadata."""
 
 
-def check_metadata(metadata: Mapping[str, str]) -> None:
-    """Refuse metadata that no file holds.
+def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """A copy of metadata that a file holds.
 
     Raises:
         TypeError: If it is no mapping of strings to strings.
@@ -23,6 +23,7 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 
     Example:
         >>> check_metadata({"format": "pt"})
+        {'format': 'pt'}
     """
     if not isinstance(metadata, Mapping):
         raise TypeError(f"`metadata` must be a mapping; found {type(metadata).__name__}")
@@ -42,6 +43,7 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
             f"`metadata` must have at most {MAX_METADATA_ENTRIES} entries and {MAX_METADATA} bytes "
             f"of text; found {len(metadata)} entries and {size} bytes"
         )
+    return dict(metadata)
 
 
 def write_metadata(metadata: Mapping[str, str]) -> bytes:

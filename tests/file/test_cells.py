@@ -1,0 +1,102 @@
+"""Cells that know their price: against weighing every level by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hemp_lightning import load, save
+from hemp_lightning.coding.context.coder import ContextCoder
+from hemp_lightning.file import cells
+from hemp_lightning.file.cells import assign_priced
+from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.quantization.thresholds import PRICE
+
+LEVELS = (0.5 * np.arange(-4, 5)).astype(np.float32)
+
+
+def drawn(*shape):
+    return np.random.default_rng(0).laplace(scale=0.4, size=shape).astype(np.float32)
+
+
+def nearest(values):
+    return abs(values[..., None] - LEVELS).argmin(-1).astype(np.uint8)
+
+
+def test_the_last_pass_takes_what_costs_least():
+    values = drawn(12, 5, 3, 3)
+    before = assign_priced(values, LEVELS, nearest(values), passes=1)
+    after = assign_priced(values, LEVELS, nearest(values), passes=2)
+    lengths = ContextCoder().lengths(before, len(LEVELS))
+    for place in np.ndindex(*values.shape):
+        costs = [
+            (float(values[place]) - float(level)) ** 2 + PRICE * 0.25 * float(length)
+            for level, length in zip(LEVELS, lengths[place], strict=True)
+        ]
+        assert costs[after[place]] == min(costs)
+
+
+def test_bytes_fall_by_more_than_a_finer_grid_costs():
+    """At the same squared error the file of priced cells is the smaller one."""
+
+    def bytes_and_error(step, is_priced):
+        values = drawn(64, 32, 3, 3)
+        levels = (step * np.arange(-40, 41)).astype(np.float32)
+        indices = abs(values[..., None] - levels).argmin(-1)
+        if is_priced:
+            indices = assign_priced(values, levels, indices)
+        size = len(ContextCoder().encode(indices, len(levels)))
+        return size, float(np.square(values - levels[indices]).mean())
+
+    size, error = bytes_and_error(0.9, is_priced=False)
+    priced_size, priced_error = bytes_and_error(0.8, is_priced=True)
+    assert priced_error < error
+    assert priced_size < 0.95 * size
+
+
+def test_pieces_are_coded_for_themselves(monkeypatch):
+    values = drawn(10, 4, 3, 3)
+    whole = assign_priced(values[:5], LEVELS, nearest(values[:5]))
+    monkeypatch.setattr(cells, "_PIECE", 5 * 4 * 9 * len(LEVELS))
+    found = assign_priced(values, LEVELS, nearest(values))
+    np.testing.assert_array_equal(found[:5], whole)
+    assert found.shape == values.shape
+
+
+def test_values_that_are_levels_stay():
+    values = np.zeros((50, 50), np.float32)
+    values[20, 20] = 2.0
+    np.testing.assert_array_equal(LEVELS[assign_priced(values, LEVELS, nearest(values))], values)
+
+
+@pytest.mark.parametrize("levels", [np.zeros(1), np.arange(300) / 9])
+def test_what_has_no_lengths_keeps_its_indices(levels):
+    values = drawn(20, 3)
+    indices = np.zeros(values.shape, np.uint16)
+    assert assign_priced(values, levels.astype(np.float32), indices) is indices
+
+
+@pytest.mark.parametrize(
+    ("options", "is_priced"),
+    [
+        ({"quantizer": "uniform"}, True),
+        ({"quantizer": "uniform", "cells": "nearest"}, False),
+        ({"quantizer": "uniform", "coder": "raw"}, False),
+        ({"quantizer": "lloyd_max"}, False),
+        ({"quantizer": "lloyd_max", "cells": "priced"}, True),
+        ({"codebooks": {"w": Codebook(torch.from_numpy(LEVELS))}}, False),
+    ],
+)
+def test_cells_of_a_file(tmp_path, options, is_priced):
+    weights = torch.from_numpy(drawn(40, 30))
+    save({"w": weights}, tmp_path / "x.hemp", **options)
+    found = load(tmp_path / "x.hemp")["w"]
+    levels = found.unique()
+    nearest_levels = levels[(weights[..., None] - levels).abs().argmin(-1)]
+    assert found.equal(nearest_levels) != is_priced
+
+
+def test_unknown_cells_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`cells` must be one of auto, nearest, priced; found 'x'"):
+        save({"w": torch.ones(2, 2)}, tmp_path / "x.hemp", cells="x")
