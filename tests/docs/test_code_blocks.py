@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from hemp_lightning import save
 from hemp_lightning.cli import main
@@ -32,6 +34,9 @@ OTHERS = (
     "python -m pytest",
     "python -m sphinx",
     "ruff check",
+    "ruff format",
+    "cd hemp_lightning",
+    "source",
 )
 
 
@@ -43,7 +48,8 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> list[str]:
     """Lines of the blocks in bash, comments off, continued lines joined."""
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := line.split(" #")[0].strip())]
+    parts = [part for line in lines for part in line.split(" #")[0].split("&&")]
+    return [words for part in parts if (words := part.strip())]
 
 
 def names(pages: list[Path]) -> list[str]:
@@ -101,20 +107,28 @@ def prepare(folder: Path) -> None:
 
 
 def compose(words: list[str]) -> None:
-    """Compose the configuration that the words ask for; of a sweep, that of its first job."""
+    """Compose the configuration that the words ask for; of a sweep, that of its first job.
+
+    The words pass through the suite's own door, so a setting that does not exist is found.
+    """
     hydra = pytest.importorskip("hydra")
     from hydra.core.plugins import Plugins
 
-    import hemp_lightning.suite.experiment  # noqa: F401  (resolvers of the configuration)
+    from hemp_lightning.suite.words import CONF, prepared
 
-    is_sweep = "-m" in words
-    overrides = [word for word in words if "=" in word and word != "--cfg"]
-    if is_sweep:
-        overrides = [word.split(",")[0] for word in overrides]
-    launchers = {part.split("=")[1] for part in overrides if part.startswith("launcher=")}
-    sweepers = {"optuna"} if "sweep=optuna" in overrides else set()
+    words = [re.sub(r"^--config-dir$", "-cd", word) for word in words]
+    folders = [value for flag, value in pairwise(words) if flag == "-cd"]
+    words = [word for word in words if word not in ("-cd", "--cfg", "job", *folders)]
+    if "-m" in words:
+        words = [word.split(",")[0] for word in words if word != "-m"]
+    plugins = {word.split("=")[1].split("_")[0] for word in words if word.startswith("launcher=")}
+    plugins |= {"optuna"} if "sweep=optuna" in words else set()
     known = " ".join(plugin.__module__ for plugin in Plugins.instance().discover())
-    if any(name.split("_")[0] not in known for name in launchers | sweepers):
-        return  # the plugin is not installed; `test_configs.py` composes what is there
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        hydra.compose("config", overrides)
+    if any(name not in known for name in plugins) or folders:
+        return  # a plugin that is not installed, or the reader's own folder
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", prepared(words))
+    for word in words:
+        key, _, value = word.partition("=")
+        if "." in key and not key.startswith("hydra."):
+            assert str(OmegaConf.select(config, key)).lower() == value.lower(), word

@@ -82,15 +82,18 @@ def in_interpreter_with_broken_shared_memory() -> None:
     print(len(CASES), "agree")
 
 
+@pytest.mark.slow
 def test_it_equals_the_plain_version() -> None:
     interpreted("in_interpreter")
 
 
+@pytest.mark.slow
 @needs_shared
 def test_tables_in_shared_memory_equal_the_plain_version() -> None:
     interpreted("in_interpreter_with_shared_memory")
 
 
+@pytest.mark.slow
 @needs_shared
 def test_shared_memory_that_does_not_add_up_is_not_used() -> None:
     interpreted("in_interpreter_with_broken_shared_memory")

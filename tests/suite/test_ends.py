@@ -20,6 +20,8 @@ from hemp_lightning.suite.error_reporting import USER_ERRORS, one_line
 from hemp_lightning.suite.logs import logged
 from tests.suite.test_run import QUICK, ROOT, in_process, results, run
 
+pytestmark = pytest.mark.slow
+
 
 def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "a"

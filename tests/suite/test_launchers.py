@@ -9,6 +9,8 @@ import pytest
 
 from tests.suite.test_run import QUICK, results, run
 
+pytestmark = pytest.mark.slow
+
 PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 
 

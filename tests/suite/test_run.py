@@ -24,6 +24,8 @@ from hemp_lightning.suite.models import build
 from hemp_lightning.suite.parts import new_data, new_network
 from hemp_lightning.suite.words import CONF, prepared
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 QUICK = ["trainer=debug", "callbacks=none", "logger=none"]
 

@@ -12,6 +12,8 @@ from hemp_lightning.suite.models import MODELS
 from tests.suite.test_configs import GROUPS
 from tests.suite.test_run import in_process
 
+pytestmark = pytest.mark.slow
+
 RECIPES = [name for name in GROUPS["experiment"] if name.endswith("imagenet")]
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 # Rows of the table in docs/compatibility.md, and over how many batches gradients are accumulated.
 ROWS = {"DDP on two processes": 1, "DDP with `no_sync` (gradient accumulation)": 2}
 SCRIPT = """

@@ -30,7 +30,10 @@ EPOCHS, BATCHES, SAVED_EVERY = 3, 33, 4
 # No checkpoint falls on the last batch of an epoch: resumed from such a one, then from one within
 # the next epoch, Lightning 2.6 trains that epoch's batches twice, with our callback and without.
 assert not any(BATCHES * epoch % SAVED_EVERY == 0 for epoch in range(1, EPOCHS + 1))
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL"),
+]
 
 
 def states():
