@@ -81,8 +81,6 @@ def _complain(message: object, code: int) -> int:
 def _compress(options: argparse.Namespace) -> None:
     _check_output(options.checkpoint, options.output)
     checkpoint = read_checkpoint(options.checkpoint, options.key)
-    for note in checkpoint.notes:
-        _say(note)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
         summary = save(
@@ -99,8 +97,8 @@ def _compress(options: argparse.Namespace) -> None:
             cells=options.cells,
             threads=options.threads,
         )
-    for warning in said:
-        _say(f"warning: {warning.message}")
+    for words in (*checkpoint.notes, *(f"warning: {warning.message}" for warning in said)):
+        _say(words)
     print("\n".join([*_table(summary), "", *_sizes(summary)]))
 
 

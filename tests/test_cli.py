@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from fractions import Fraction
 
 import pytest
 import safetensors.torch
@@ -46,7 +47,9 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("target", ["back.pth", "back.safetensors"])
 def test_there_and_back(folder, capsys, source, target):
     code, out, err = hemp(capsys, "compress", source, "-o", "net.hemp", "--num-levels", 4)
-    assert (code, err) == (0, "")
+    assert code == 0 and "the levels are far from the weights of 0.weight" in err
+    assert ("only what is under `state_dict` is read, not epoch" in err) == source.endswith("ckpt")
+    assert "error" in out.splitlines()[0]
     sizes = inspect("net.hemp")
     assert f"{sizes.file_bytes:,} bytes" in out and f"{sizes.float_bytes:,} bytes" in out
     code, out, err = hemp(capsys, "decompress", "net.hemp", "-o", target)
@@ -129,24 +132,32 @@ def test_verify_tells_of_each_file(folder, capsys):
     ("call", "code", "message"),
     [
         ("compress none.pt -o x.hemp", 2, "hemp: No such file or directory: none.pt"),
-        ("compress net.txt -o x.hemp", 2, "CHECKPOINT must end in .pt, .pth, .ckpt, .safetensors"),
+        ("compress net.txt -o x.hemp", 2, "CHECKPOINT must end in .pt, .pth, .ckpt, .bin"),
         ("compress net.pt -o no/x.hemp", 2, "`path` must lie in a folder that exists"),
         ("compress net.pt -o x.hemp --num-levels 1", 2, "`num_levels` must be from 2 to 65536"),
         ("compress net.pt -o x.hemp --order 0", 2, "`order` must be at least 1; found 0"),
-        ("compress net.pt -o x.hemp --tensors 9.*", 2, "found '9.*', which is none of 0.weight"),
+        ("compress net.pt -o x.hemp --tensors 9.*", 2, "'9.*', which matches none of 0."),
         ("compress net.pt -o x.hemp --coder zip", 2, "invalid choice: 'zip'"),
         ("compress broken.pt -o x.hemp", 1, "hemp: broken.pt must be a whole .pt file"),
         ("compress broken.safetensors -o x.hemp", 1, "must be a whole .safetensors file"),
         (
             "compress evil.pt -o x.hemp",
             1,
-            "evil.pt must be a whole .pt file, of tensors and plain values only",
+            "evil.pt must hold tensors and plain values only; found an object of fractions.",
         ),
         ("compress list.pt -o x.hemp", 1, "list.pt must hold a state_dict"),
-        ("compress mixed.pt -o x.hemp", 1, "found a dict with 'epoch' (int)"),
-        ("compress nan.pt -o x.hemp", 2, "tensor `w` must have no NaN; found at least one"),
+        ("compress mixed.pt -o x.hemp --key epoch", 1, "found a int"),
+        (
+            "compress nan.pt -o x.hemp --tensors w",
+            2,
+            "`w` must be finite to be quantized; found NaN",
+        ),
+        ("compress net.pt -o net.pt", 2, "--output must be another file than CHECKPOINT"),
+        ("compress net.pt -o a.PTH", 2, "--output must not end like a float checkpoint"),
+        ("compress net.pt -o pipe", 2, "`path` must be a regular file or a new one; found pipe"),
+        ("compress net.pt -o x.hemp --tensors !nothing", 2, "'nothing', which matches none of"),
         ("decompress net.pt -o y.pt", 1, "net.pt: byte 0: expected a .hemp file"),
-        ("decompress good.hemp -o y.zip", 2, "FILE must end in .pt, .pth, .ckpt, .safetensors"),
+        ("decompress good.hemp -o y.zip", 2, "FILE must end in .pt, .pth, .ckpt, .bin"),
         ("decompress good.hemp -o y.pt --max-bytes 8", 1, "of at most `max_bytes`=8 bytes, found"),
         ("decompress complex.hemp -o y.safetensors", 2, "a .safetensors file cannot hold this"),
         ("inspect none.hemp", 2, "hemp: No such file or directory: none.hemp"),
@@ -160,13 +171,14 @@ def test_what_users_do_wrong(folder, capsys, call, code, message):
     (folder / "net.txt").write_text("x")
     (folder / "broken.pt").write_bytes((folder / "net.pt").read_bytes()[:-200])
     (folder / "broken.safetensors").write_bytes(b"\xff" * 9)
-    torch.save(Namespace(), "evil.pt")
+    torch.save(Fraction(1, 3), "evil.pt")
     torch.save([torch.zeros(2)], "list.pt")
     torch.save({"w": torch.zeros(2), "epoch": 3}, "mixed.pt")
     torch.save({"w": torch.tensor([float("nan")])}, "nan.pt")
     torch.save({"w": torch.zeros(3, dtype=torch.complex128)}, "complex.pt")
     hemp(capsys, "compress", "net.pt", "-o", "good.hemp")
     hemp(capsys, "compress", "complex.pt", "-o", "complex.hemp")
+    os.mkfifo("pipe")
     before = sorted(os.listdir())
     found, out, err = hemp(capsys, *call.split())
     assert found == code and message in err and out == ""
@@ -276,3 +288,25 @@ def test_safetensors_are_little_endian_everywhere(monkeypatch):
     complex_entries = torch.tensor([1 + 2j]).view(torch.uint8)
     swapped = safetensors_files._swapped(complex_entries, torch.complex64)
     assert swapped.tolist() == [0x3F, 0x80, 0, 0, 0x40, 0, 0, 0]  # each part by itself
+
+
+def test_a_tensor_is_left_out_by_name(folder, capsys):
+    code, _, _ = hemp(capsys, "compress", "net.pt", "-o", "x.hemp", "--tensors", "!0.*")
+    quantized = [tensor.name for tensor in inspect("x.hemp").tensors if tensor.num_levels]
+    assert code == 0 and "0.weight" not in quantized
+    assert torch.equal(load("x.hemp")["0.weight"], torch.load("net.pt")["0.weight"].half().float())
+
+
+def test_safetensors_say_that_they_are_of_torch(folder, capsys):
+    hemp(capsys, "compress", "net.safetensors", "-o", "x.hemp")
+    hemp(capsys, "decompress", "x.hemp", "-o", "y.safetensors")
+    with safetensors.safe_open("y.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+
+
+def test_a_traceback_is_shown_on_request(folder, capsys, monkeypatch):
+    call = ("compress", "net.pt", "-o", "x.hemp", "--order", 0)
+    assert hemp(capsys, *call)[0] == 2
+    monkeypatch.setenv("HEMP_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="`order` must be at least 1"):
+        hemp(capsys, *call)

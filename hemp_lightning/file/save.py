@@ -189,7 +189,9 @@ def _warn(plan: Plan, summary: Summary, fitted: bool) -> None:
     large = {
         tensor.name: error
         for tensor in summary.tensors
-        if (error := tensor.relative_error or 0.0) > LARGE_ERROR and tensor.num_levels
+        if (error := tensor.relative_error or 0.0) > LARGE_ERROR
+        and tensor.num_levels
+        and not tensor.coder.startswith("alias")
     }
     if fitted and large:
         named = listed([f"{name} ({error:.0%})" for name, error in large.items()])

@@ -116,5 +116,5 @@ def test_two_networks_in_a_checkpoint_are_refused():
     with pytest.raises(ValueError, match=r"under each of student\., teacher\."):
         without_prefix(names, ["weight"])
     assert without_prefix(names, ["weight"], "teacher") == "teacher."
-    with pytest.raises(ValueError, match="found 'net', and the names student.weight"):
+    with pytest.raises(ValueError, match=r"found 'net', and the names student\.weight"):
         without_prefix(names, ["weight"], "net")
