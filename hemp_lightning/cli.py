@@ -25,7 +25,7 @@ from hemp_lightning.file.checkpoints import (
     read_checkpoint,
     same_file,
 )
-from hemp_lightning.file.decompress import decompress
+from hemp_lightning.file.decompress import METADATA, decompress
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
 from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.file.save import save
@@ -96,6 +96,7 @@ def _compress(options: argparse.Namespace) -> None:
             transform=options.transform,
             cells=options.cells,
             threads=options.threads,
+            metadata={} if checkpoint.metadata == METADATA else checkpoint.metadata,
         )
     for words in (*checkpoint.notes, *(f"warning: {warning.message}" for warning in said)):
         _say(words)

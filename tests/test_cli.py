@@ -301,7 +301,13 @@ def test_safetensors_say_that_they_are_of_torch(folder, capsys):
     hemp(capsys, "compress", "net.safetensors", "-o", "x.hemp")
     hemp(capsys, "decompress", "x.hemp", "-o", "y.safetensors")
     with safetensors.safe_open("y.safetensors", "pt") as file:
-        assert file.metadata()["format"] == "pt"
+        assert file.metadata() == {"format": "pt"}
+    said = {"format": "pt", "license": "MIT"}
+    safetensors.torch.save_file({"w": torch.randn(8, 8)}, "a.safetensors", metadata=said)
+    hemp(capsys, "compress", "a.safetensors", "-o", "a.hemp")
+    hemp(capsys, "decompress", "a.hemp", "-o", "b.safetensors")
+    with safetensors.safe_open("b.safetensors", "pt") as file:
+        assert file.metadata() == said
 
 
 def test_a_traceback_is_shown_on_request(folder, capsys, monkeypatch):

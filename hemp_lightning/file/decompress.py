@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 import torch
 
@@ -60,11 +59,9 @@ def decompress(
             if record.kind == ALIAS:
                 names[records[record.target].name].append(record.name)
         tensors = {record.name: (record.storage.dtype, record.shape) for record in records}
-        # a format version without metadata has none to give back
-        metadata: Mapping[str, str] = getattr(file, "metadata", {}) or {}
         with (
             replacing(output) as temporary,
-            SafetensorsWriter(temporary, tensors, {**METADATA, **metadata}) as writer,
+            SafetensorsWriter(temporary, tensors, {**METADATA, **file.metadata}) as writer,
         ):
             for name, tensor in decoded(file, threads):
                 for each in names[name]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.quantization.codebook import MAX_LEVELS, Codebook
-from hemp_lightning.quantization.sorted_weights import BucketedWeights, SortedWeights, in_order
+from hemp_lightning.quantization.sorted_weights import BucketedWeights, SortedWeights, sort_weights
 from hemp_lightning.quantization.thresholds import FLOAT32_MAX, cheapest_cells
 
 PRICE_STEPS = 16
@@ -259,7 +259,7 @@ def _fit_sorted(
     distinct = few_distinct(flat, num_levels)
     if distinct is not None and lambda_rate == 0:
         return Codebook(distinct)
-    ordered = in_order(flat)
+    ordered = sort_weights(flat)
     zero = keep_zero and low <= 0.0 <= high
     # A few numbers from here on: everything but the search and the sums lives on the CPU.
     price = lambda_rate * float(flat.double().var(correction=0)) if lambda_rate else 0.0

@@ -110,6 +110,6 @@ class SortedWeights:
         return self.values[where].double().cpu().numpy()
 
 
-def in_order(weights: Tensor) -> BucketedWeights | SortedWeights:
+def sort_weights(weights: Tensor) -> BucketedWeights | SortedWeights:
     """The weights, float32 `(num_weights,)`, finite, at least 1, in ascending order."""
     return (BucketedWeights if weights.device.type == "cpu" else SortedWeights)(weights)

@@ -132,8 +132,6 @@ def test_what_no_file_holds_is_refused_before_training():
         def get_extra_state(self):
             return {"a": 1}
 
-    with pytest.raises(
-        TypeError, match=r"`0\._extra_state` must be a tensor; found dict, the extra"
-    ):
+    with pytest.raises(TypeError, match=r"`0\._extra_state` must .* found dict, the extra"):
         check_state(nn.Sequential(Extra()))
     check_state(nn.Linear(2, 2))
