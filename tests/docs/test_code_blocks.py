@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from hemp_lightning import save
 from hemp_lightning.cli import main
@@ -23,6 +22,8 @@ PAGES += [
     page
     for page in sorted((ROOT / "docs").rglob("*.md"))
     if not MADE & set(page.relative_to(ROOT / "docs").parts)
+    # notes on runs: records, with the commands of their day
+    and not re.fullmatch(r"docs/results/\w+_\w+\.md", page.relative_to(ROOT).as_posix())
     and "file_format: mystnb" not in page.read_text(encoding="utf-8")  # runs in the build
 ]
 # Tools of other people, and what `.ci/run` runs: not run here.
@@ -113,6 +114,7 @@ def compose(words: list[str]) -> None:
     """
     hydra = pytest.importorskip("hydra")
     from hydra.core.plugins import Plugins
+    from omegaconf import OmegaConf
 
     from hemp_lightning.suite.words import CONF, prepared
 
