@@ -26,7 +26,7 @@ extensions = [
     "myst_nb",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "inventories", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "jupyter_execute", "inventories", "**.ipynb_checkpoints"]
 suppress_warnings = ["myst.header"]  # tables that a program writes start at any level
 
 html_theme = "furo"

@@ -151,3 +151,4 @@ MODELS: dict[str, _Entry] = {
     "vgg16_bn": _Entry(_vgg("vgg16_bn"), 1000, 3, 224, 32, True),
     "mobilenet_v2": _Entry(_mobilenet_v2, 1000, 3, 224, 32, True),
 }
+"""Networks by name: how each is built, and its usual classes, channels and image size."""
