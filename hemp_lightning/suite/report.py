@@ -7,20 +7,20 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from hemp_lightning.suite.report_page import page
+from hemp_lightning.suite.report_page import page, within
 from hemp_lightning.suite.runs import (
     Group,
-    accuracy_text,
     by_model_and_dataset,
     file_text,
     front_of,
+    quality_text,
     read_runs,
     smallest,
 )
 
 FIELDS = (
     *("model", "dataset", "method", "pruning", "order", "num_levels", "lambda_entropy"),
-    *("settings", "seed", "float_accuracy", "accuracy", "val_accuracy", "float_bytes"),
+    *("settings", "seed", "metric", "float_quality", "quality", "val_quality", "float_bytes"),
     *("file_bytes", "compression_ratio", "bits_per_weight", "fit_seconds", "folder"),
 )
 
@@ -47,9 +47,7 @@ def write_report(folders: Iterable[str | Path], output: str | Path) -> list[Path
         writer = csv.DictWriter(stream, FIELDS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows({**run, "settings": settings[run["folder"]]} for run in runs)
-    files[1].write_text(
-        "\n".join(markdown(f"{model} on {data}", groups) for (model, data), groups in pairs.items())
-    )
+    files[1].write_text("\n".join(markdown(title, members) for title, members in pairs.items()))
     files[2].write_text(page(pairs, output))
     return files
 
@@ -60,15 +58,15 @@ def markdown(title: str, groups: Sequence[Group]) -> str:
     best = {id(group) for group in smallest(groups).values()}
     lines = [
         f"## {title}\n",
-        "| method | settings | file | accuracy | network at the start | seeds | |",
+        f"| method | settings | file | {groups[0].metric} | network at the start | seeds | |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
     for group in groups:
         marks = ["Pareto front"] * (id(group) in front)
-        marks += ["smallest within 1 point"] * (id(group) in best)
+        marks += [within(groups[0])] * (id(group) in best)
         cells = [
-            *(group.label, group.settings, file_text(group), accuracy_text(group, "accuracy")),
-            *(accuracy_text(group, "float_accuracy"), str(len(group.runs)), ", ".join(marks)),
+            *(group.label, group.settings, file_text(group), quality_text(group)),
+            *(quality_text(group, "float_quality"), str(len(group.runs)), ", ".join(marks)),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -6,18 +6,21 @@ import html
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from plotly.offline import get_plotlyjs
+
 from hemp_lightning.suite.runs import (
     Group,
-    accuracy_text,
     file_text,
     float_networks,
     front_of,
     label_of,
+    quality_text,
     smallest,
 )
 
@@ -32,38 +35,34 @@ COLUMNS = {  # heading, kind of the values, explanation
     "settings": ("text", "what was set on the command line"),
     "file": ("number", "bytes of the whole file: mean and standard deviation over seeds"),
     "ratio": ("number", "float32 bytes over file bytes"),
-    "accuracy": ("number", "of the network decoded from the file, on the test split"),
-    "at the start": ("number", "test accuracy of the network with which the method began"),
+    "quality": ("number", "of the network decoded from the file, on the test split"),
+    "at the start": ("number", "the same of the network with which the method began"),
     "bits/weight": ("number", "bits of the whole file per weight"),
     "training": ("number", "mean of all seeds; the first job of a sweep also compiles its loops"),
     "seeds": ("number", "runs that differ in the seed alone"),
 }
 
 
-def page(pairs: Mapping[tuple[str, str], Sequence[Group]], output: Path) -> str:
+def page(pairs: Mapping[str, Sequence[Group]], output: Path) -> str:
     """The whole page.
 
     Args:
-        pairs: Groups of runs by model and dataset.
+        pairs: Groups of runs by their title, such as `lenet5 on mnist`.
         output: The folder of the page; links to run folders are relative to it.
 
     Returns:
         HTML with style, program, charts and the chart library inside it.
     """
-    from plotly.offline import get_plotlyjs
-
     assets = files("hemp_lightning.suite") / "page"
     style = (assets / "report.css").read_text()
     program = (assets / "report.js").read_text()
     count = sum(len(group.runs) for groups in pairs.values() for group in groups)
-    titles = {pair: f"{pair[0]} on {pair[1]}" for pair in pairs}
     links = " ".join(
-        f'<a href="#s{number}">{html.escape(title)}</a>'
-        for number, title in enumerate(titles.values())
+        f'<a href="#s{number}">{html.escape(title)}</a>' for number, title in enumerate(pairs)
     )
     sections = "".join(
-        section(f"s{number}", titles[pair], groups, output)
-        for number, (pair, groups) in enumerate(pairs.items())
+        section(f"s{number}", title, groups, output)
+        for number, (title, groups) in enumerate(pairs.items())
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -117,7 +116,7 @@ def hover(group: Group, on_front: bool) -> str:
     lines = [f"<b>{html.escape(group.label)}</b>"]
     lines += [html.escape(word) for word in group.settings.split(", ")]
     lines += [
-        f"{file_text(group)}, {accuracy_text(group, 'accuracy')}",
+        f"{file_text(group)}, {quality_text(group)}",
         f"seeds {', '.join(str(run['seed']) for run in group.runs)}",
     ]
     lines += ["on the Pareto front"] if on_front else []
@@ -133,6 +132,8 @@ def rate_chart(groups: Sequence[Group]) -> tuple[str, dict[str, Any]]:
         The caption, and the chart as plotly has it: `data` and `layout`.
     """
     front = front_of(groups)
+    scale = 100 if groups[0].metric == "accuracy" else 1
+    unit = " %" if groups[0].metric == "accuracy" else ""
     on_front = {id(groups[index]) for index in front}
     labels = sorted({group.label for group in groups})
     curves: dict[tuple[str, ...], list[Group]] = {}
@@ -147,9 +148,9 @@ def rate_chart(groups: Sequence[Group]) -> tuple[str, dict[str, Any]]:
                 "name": names[key],
                 "mode": "lines+markers",
                 "x": [group.mean("file_bytes") for group in curve],
-                "y": [100 * group.mean("accuracy") for group in curve],
+                "y": [scale * group.mean("quality") for group in curve],
                 "error_x": _bars([group.spread("file_bytes") for group in curve]),
-                "error_y": _bars([100 * group.spread("accuracy") for group in curve]),
+                "error_y": _bars([scale * group.spread("quality") for group in curve]),
                 "text": [hover(group, id(group) in on_front) for group in curve],
                 "hoverinfo": "text",
                 "line": {"color": color, "width": 1.5},
@@ -161,7 +162,7 @@ def rate_chart(groups: Sequence[Group]) -> tuple[str, dict[str, Any]]:
             "name": "Pareto front",
             "mode": "markers",
             "x": [groups[index].mean("file_bytes") for index in front],
-            "y": [100 * groups[index].mean("accuracy") for index in front],
+            "y": [scale * groups[index].mean("quality") for index in front],
             "hoverinfo": "skip",
             "marker": {"size": 16, "symbol": "circle-open", "color": "#222", "line": {"width": 2}},
         }
@@ -172,25 +173,42 @@ def rate_chart(groups: Sequence[Group]) -> tuple[str, dict[str, Any]]:
             "name": "float32, when the method starts",
             "mode": "markers",
             "x": [count for _, count in networks.values()],
-            "y": [100 * accuracy for accuracy, _ in networks.values()],
+            "y": [scale * value for value, _ in networks.values()],
             "text": [
-                f"<b>float network</b><br>{html.escape(words)}<br>{100 * accuracy:.2f} %"
-                for words, (accuracy, _) in networks.items()
+                f"<b>float network</b><br>{html.escape(words)}<br>{scale * value:.4g}{unit}"
+                for words, (value, _) in networks.items()
             ],
             "hoverinfo": "text",
             "marker": {"size": 10, "symbol": "diamond-open", "color": "#555"},
         }
     )
     layout = _layout([x for trace in traces for x in trace["x"]])
+    layout["yaxis"] |= {"title": {"text": f"test {groups[0].metric}", "standoff": 8}}
+    layout["yaxis"] |= {"ticksuffix": unit}
     caption = "A point is the mean over seeds; a line joins runs that differ in strength alone"
-    accuracies = sorted(100 * group.mean("accuracy") for group in groups)
-    top = max([*accuracies, *(100 * accuracy for accuracy, _ in networks.values())])
-    below = sum(accuracy < top - MOST_LOSS for accuracy in accuracies)
-    if 0 < below < len(accuracies) / 2:
-        margin = 0.06 * (top - accuracies[below])
-        layout["yaxis"]["range"] = [accuracies[below] - margin, top + margin]
-        caption += f"; points below this view: {below}, a double click shows them"
+    if groups[0].metric == "accuracy":
+        caption += _hide_ruined(layout, traces, MOST_LOSS)
+    elif not groups[0].more_is_better:
+        layout["yaxis"]["autorange"] = "reversed"
+        caption += "; less is better and stands higher"
     return caption, {"data": traces, "layout": layout}
+
+
+def _hide_ruined(layout: dict[str, Any], traces: Sequence[dict[str, Any]], most: float) -> str:
+    """Start the axis at the worst point within `most` of the best; words on what lies below."""
+    values = sorted(y for trace in traces if "error_y" in trace for y in trace["y"])
+    top = max(y for trace in traces for y in trace["y"])
+    below = sum(value < top - most for value in values)
+    if not 0 < below < len(values) / 2:
+        return ""
+    margin = 0.06 * (top - values[below])
+    layout["yaxis"]["range"] = [values[below] - margin, top + margin]
+    return f"; points below this view: {below}, a double click shows them"
+
+
+def within(group: Group) -> str:
+    """What `smallest` looks for, in words."""
+    return f"smallest within 1 {'point' if group.metric == 'accuracy' else '%'}"
 
 
 def curve_names(curves: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
@@ -231,11 +249,7 @@ def _layout(counts: Sequence[float]) -> dict[str, Any]:
             "tickvals": ticks,
             "ticktext": [size_text(tick) for tick in ticks],
         },
-        "yaxis": {
-            "title": {"text": "test accuracy", "standoff": 8},
-            "ticksuffix": " %",
-            "automargin": True,
-        },
+        "yaxis": {"automargin": True},
     }
 
 
@@ -270,16 +284,17 @@ def layers_chart(best: Mapping[str, Group]) -> tuple[str, dict[str, Any]] | None
         "xaxis": {"title": {"text": "bits per weight"}},
         "yaxis": {"automargin": True, "autorange": "reversed"},
     }
-    caption = "Layers of each method's smallest file within 1 point of the network at its start"
+    caption = f"Bits of each layer of each method's file: {within(next(iter(best.values())))}"
     return caption, {"data": traces, "layout": layout}
 
 
 def table(groups: Sequence[Group], best: set[int], output: Path) -> str:
     """A row a group, which opens to a row a run."""
     on_front = {id(groups[index]) for index in front_of(groups)}
+    names = {"quality": html.escape(groups[0].metric)}
     heading = "".join(
-        f'<th title="{html.escape(words)}"><button type="button" data-kind="{kind}">{name}</button>'
-        "</th>"
+        f'<th title="{html.escape(words)}"><button type="button" data-kind="{kind}">'
+        f"{names.get(name, name)}</button></th>"
         for name, (kind, words) in COLUMNS.items()
     )
     body = "".join(
@@ -291,34 +306,37 @@ def table(groups: Sequence[Group], best: set[int], output: Path) -> str:
 def rows(group: Group, on_front: bool, is_best: bool, output: Path) -> str:
     """The body of one group: its row, and below it the hidden rows of its runs."""
     badges = '<span class="badge front">Pareto front</span>' * on_front
-    badges += '<span class="badge">smallest within 1 point</span>' * is_best
+    badges += f'<span class="badge">{within(group)}</span>' if is_best else ""
     name = f'<button type="button" class="open" aria-expanded="false">{html.escape(group.label)}'
-    start = accuracy_text(group, "float_accuracy")
+    start = quality_text(group, "float_quality")
+    names = {"quality": html.escape(group.metric)}
     cells = [
         (group.label, f"{name}</button>{badges}"),
         (group.settings, html.escape(group.settings) or "as configured"),
         (group.mean("file_bytes"), file_text(group)),
         (group.mean("compression_ratio"), f"{group.mean('compression_ratio'):,.4g} &times;"),
-        (group.mean("accuracy"), accuracy_text(group, "accuracy")),
-        (group.mean("float_accuracy"), start),
+        (group.mean("quality"), quality_text(group)),
+        (group.mean("float_quality"), start),
         (group.mean("bits_per_weight"), f"{group.mean('bits_per_weight'):.4g}"),
         (group.mean("fit_seconds"), time_text(group.mean("fit_seconds"))),
         (len(group.runs), str(len(group.runs))),
     ]
     words = " ".join([group.label, group.settings, *(f"seed {run['seed']}" for run in group.runs)])
-    runs = "".join(_run_row(run, output) for run in group.runs)
+    runs = "".join(_run_row(replace(group, runs=(run,)), output) for run in group.runs)
     return (
         f'<tbody data-words="{html.escape(words.lower())}" data-front="{int(on_front)}"><tr>'
         + "".join(
-            f'<td data-name="{column}" data-value="{html.escape(str(value))}">{text}</td>'
+            f'<td data-name="{names.get(column, column)}" data-value="{html.escape(str(value))}">'
+            f"{text}</td>"
             for column, (value, text) in zip(COLUMNS, cells, strict=True)
         )
         + f"</tr>{runs}</tbody>"
     )
 
 
-def _run_row(run: dict[str, Any], output: Path) -> str:
+def _run_row(group: Group, output: Path) -> str:
     """One run, with a link to its folder."""
+    run = group.runs[0]
     folder = quote(os.path.relpath(run["folder"], output.resolve()).replace(os.sep, "/"))
     name = html.escape(Path(run["folder"]).name)
     cells = {
@@ -326,15 +344,15 @@ def _run_row(run: dict[str, Any], output: Path) -> str:
         "settings": f'<a href="{folder}/" title="{html.escape(label_of(run))}">{name}</a>',
         "file": f"{run['file_bytes']:,} B",
         "ratio": f"{run['compression_ratio']:,.4g} &times;",
-        "accuracy": f"{100 * run['accuracy']:.2f} %",
-        "at the start": f"{100 * run['float_accuracy']:.2f} %",
+        "quality": quality_text(group),
+        "at the start": quality_text(group, "float_quality"),
         "bits/weight": f"{run['bits_per_weight']:.4g}",
         "training": time_text(run["fit_seconds"]),
         "seeds": "",
     }
+    names = {"settings": "folder", "quality": html.escape(group.metric)}
     inside = "".join(
-        f'<td data-name="{"folder" if column == "settings" else column}">{text}</td>'
-        for column, text in cells.items()
+        f'<td data-name="{names.get(column, column)}">{text}</td>' for column, text in cells.items()
     )
     return f'<tr class="run" hidden>{inside}</tr>'
 

@@ -19,6 +19,7 @@ STRENGTHS = (
     *("hemp.lambda_entropy", "hemp.target_bytes", "hemp.target_accuracy"),
     *("quantization.", "pruning."),
 )
+EPOCHS = ("epochs=", "float_epochs=")
 # What a row says in columns of its own.
 COLUMNS = (
     *("model", "dataset", "epochs", "hemp", "quantization", "pruning", "coder"),
@@ -59,13 +60,19 @@ class Group:
         values = [float(run[number]) for run in self.runs]
         return stdev(values) if len(values) > 1 else 0.0
 
+    @property
+    def metric(self) -> str:
+        """What the networks are compared by."""
+        return str(self.runs[0]["metric"])
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a greater value of the metric is better."""
+        return bool(self.runs[0]["metric_mode"] == "max")
+
     def has(self, number: str) -> bool:
         """Whether every run says the number."""
         return all(run.get(number) is not None for run in self.runs)
-
-    def first(self, name: str) -> Any:
-        """A value that is the same for all runs of the group."""
-        return self.runs[0].get(name)
 
 
 def read_runs(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -92,12 +99,23 @@ def read_runs(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
         )
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for file in files:
-        run = {**json.loads(file.read_text()), "folder": str(file.parent)}
-        same = (*_recipe(run), run["seed"], run["file_bytes"], run["accuracy"])
+        run = _measured({**json.loads(file.read_text()), "folder": str(file.parent)})
+        same = (*_recipe(run), run["seed"], run["file_bytes"], run["quality"])
         found.setdefault(same, run)
     return sorted(
         found.values(), key=lambda r: (r["model"], r["dataset"], label_of(r), r["file_bytes"])
     )
+
+
+def _measured(run: dict[str, Any]) -> dict[str, Any]:
+    """The run with what it was measured by as `metric`, and its four values as `...quality`."""
+    metric = run.get("metric") or "accuracy"
+    name = "accuracy" if metric == "accuracy" else "value"
+    found = {
+        f"{prefix}quality": run.get(f"{prefix}{name}")
+        for prefix in ("", "float_", "val_", "float_val_")
+    }
+    return {**run, **found, "metric": metric, "metric_mode": run.get("metric_mode") or "max"}
 
 
 def words_of(run: dict[str, Any]) -> dict[str, str]:
@@ -136,6 +154,8 @@ def settings_of(run: dict[str, Any]) -> str:
     Example:
         >>> settings_of({"lambda_entropy": 4.0, "num_levels": 5, "overrides": ["epochs=20"]})
         'lambda 4, 5 levels, 20 epochs'
+        >>> settings_of({"epochs": 25, "float_epochs": 5})
+        '20 epochs after 5 in float'
     """
     words = words_of(run)
     said = []
@@ -143,26 +163,34 @@ def settings_of(run: dict[str, Any]) -> str:
         said.append(f"lambda {run['lambda_entropy']:g}")
     if run.get("num_levels") is not None:
         said.append(f"{run['num_levels']} levels")
-    if "epochs" in words:
+    if run.get("epochs") is not None:  # of both kinds, in results of 1.0 and later
+        start = min(run.get("float_epochs") or 0, run["epochs"])
+        said.append(f"{run['epochs'] - start} epochs after {start} in float")
+    elif "epochs" in words:
         said.append(f"{words['epochs']} epochs")
     said += [
         f"{name.removeprefix('hemp.').removeprefix('quantization.').removeprefix('pruning.')}={value}"
         for name, value in words.items()
-        if name not in COLUMNS
+        if name not in COLUMNS and not (name == "float_epochs" and run.get("epochs"))
     ]
     return ", ".join(said)
 
 
 def _recipe(run: dict[str, Any]) -> tuple[Any, ...]:
     """All that two runs which differ in the seed alone have in common."""
-    names = ("model", "dataset", "method", "pruning", "coder", "order", "num_levels")
-    values = [run.get(name) for name in (*names, "lambda_entropy")]
+    names = (
+        *("model", "dataset", "method", "pruning", "coder", "order", "num_levels"),
+        *("lambda_entropy", "float_epochs", "epochs", "metric"),
+    )
+    values = [run.get(name) for name in names]
     return (*values, tuple(sorted(words_of(run).items())))
 
 
 def _curve(run: dict[str, Any]) -> tuple[str, ...]:
     """All that the points of one curve have in common: not the strength of the method."""
     words = sorted(f"{k}={v}" for k, v in words_of(run).items() if not k.startswith(STRENGTHS))
+    words = [word for word in words if "epochs" not in run or not word.startswith(EPOCHS)]
+    words += [f"{n}={run[n]}" for n in ("epochs", "float_epochs") if n in run]
     return (label_of(run), str(run.get("coder")), *words)
 
 
@@ -188,20 +216,25 @@ def file_text(group: Group) -> str:
     return f"{group.mean('file_bytes'):,.0f}{plus} B"
 
 
-def accuracy_text(group: Group, number: str) -> str:
-    """`99.06 ± 0.07 %`; without a deviation where there is one run."""
-    plus = f" ± {100 * group.spread(number):.2f}" if len(group.runs) > 1 else ""
-    return f"{100 * group.mean(number):.2f}{plus} %"
+def quality_text(group: Group, number: str = "quality") -> str:
+    """Mean and deviation: `99.06 ± 0.07 %` of an accuracy, `3.21 ± 0.02` of another metric."""
+    value, spread = group.mean(number), group.spread(number)
+    if group.metric == "accuracy":
+        plus = f" ± {100 * spread:.2f}" if len(group.runs) > 1 else ""
+        return f"{100 * value:.2f}{plus} %"
+    return f"{value:.4g}" + (f" ± {spread:.2g}" if len(group.runs) > 1 else "")
 
 
-def by_model_and_dataset(
-    runs: Sequence[dict[str, Any]],
-) -> dict[tuple[str, str], list[Group]]:
-    """The groups of each pair of model and dataset."""
-    pairs = sorted({(run["model"], run["dataset"]) for run in runs})
+def by_model_and_dataset(runs: Sequence[dict[str, Any]]) -> dict[str, list[Group]]:
+    """The groups of each `MODEL on DATASET`; of several metrics, of each of them."""
+    members: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for run in runs:
+        pair = members.setdefault((run["model"], run["dataset"]), {})
+        pair.setdefault(run["metric"], []).append(run)
     return {
-        pair: over_seeds([run for run in runs if (run["model"], run["dataset"]) == pair])
-        for pair in pairs
+        f"{model} on {data}" + (f", {metric}" if len(metrics) > 1 else ""): over_seeds(same)
+        for (model, data), metrics in sorted(members.items())
+        for metric, same in metrics.items()
     }
 
 
@@ -228,27 +261,35 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def front_of(groups: Sequence[Group]) -> list[int]:
     """Indices of the groups whose means are on the Pareto front, by ascending bytes."""
-    return pareto_front([(g.mean("file_bytes"), g.mean("accuracy")) for g in groups])
+    return pareto_front(
+        [
+            (g.mean("file_bytes"), g.mean("quality") * (1 if g.more_is_better else -1))
+            for g in groups
+        ]
+    )
 
 
 def smallest(groups: Sequence[Group], loss: float = 0.01) -> dict[str, Group]:
-    """For each method the smallest mean file that loses no more than `loss` of the float accuracy.
+    """For each method the smallest mean file that loses no more than `loss` of the float network's.
 
-    Means over seeds decide, so that no lucky seed does. Both accuracies are those on the
-    validation split where the runs have them, so that the test split chooses nothing.
+    Means over seeds decide, so that no lucky seed does. Both values are those on the validation
+    split where the runs have them, so that the test split chooses nothing.
 
     Args:
         groups: Groups of one model and dataset.
-        loss: Accuracy that may be lost, from 0 to 1.
+        loss: What may be lost: of an accuracy as it is (0.01 is one point), of another metric as a
+            share of the float network's.
 
     Returns:
         Groups by label, by ascending bytes.
     """
     best: dict[str, Group] = {}
     for group in sorted(groups, key=lambda g: g.mean("file_bytes")):
-        on_val = group.has("val_accuracy") and group.has("float_val_accuracy")
+        on_val = group.has("val_quality") and group.has("float_val_quality")
         prefix = "val_" if on_val else ""
-        if group.mean(f"{prefix}accuracy") >= group.mean(f"float_{prefix}accuracy") - loss:
+        value, start = group.mean(f"{prefix}quality"), group.mean(f"float_{prefix}quality")
+        lost = start - value if group.more_is_better else value - start
+        if lost <= (loss if group.metric == "accuracy" else loss * abs(start)):
             best.setdefault(group.label, group)
     return best
 
@@ -257,16 +298,17 @@ def float_networks(groups: Sequence[Group]) -> dict[str, tuple[float, float]]:
     """The networks with which the methods began, by how they were trained.
 
     Returns:
-        For each its mean accuracy (a fraction; each seed once) and its bytes in float32.
+        For each its mean value of the metric (each seed once) and its bytes in float32.
     """
     found: dict[str, dict[tuple[Any, float], float]] = {}
     for run in (run for group in groups for run in group.runs):
         words = words_of(run)
-        said = [f"{words['float_epochs']} float epochs"] if "float_epochs" in words else []
+        epochs = run.get("float_epochs", words.get("float_epochs"))
+        said = [f"{epochs} float epochs"] if epochs is not None else []
         said += [f"{n}={words[n]}" for n in ("model.checkpoint", "experiment") if n in words]
-        key = (run["seed"], run["float_accuracy"])
+        key = (run["seed"], run["float_quality"])
         found.setdefault(", ".join(said) or "as configured", {})[key] = run["float_bytes"]
     return {
-        words: (mean(accuracy for _, accuracy in seen), max(seen.values()))
+        words: (mean(value for _, value in seen), max(seen.values()))
         for words, seen in found.items()
     }

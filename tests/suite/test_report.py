@@ -47,6 +47,13 @@ def result(**changes: object) -> dict[str, Any]:
     return {**plain, **changes}
 
 
+def measured(**changes: object) -> dict[str, Any]:
+    """A run as `read_runs` gives it."""
+    run = result(**changes)
+    named = {n.replace("accuracy", "quality"): v for n, v in run.items() if "accuracy" in n}
+    return {"metric": "accuracy", "metric_mode": "max", **named, **run}
+
+
 def store(root: Path, *results: dict[str, Any]) -> Path:
     for number, entry in enumerate(results):
         folder = root / f"deep/run={number},epochs=9"
@@ -67,12 +74,12 @@ def test_pareto_front_by_brute_force() -> None:
 
 def test_seeds_are_joined_and_nothing_else() -> None:
     runs = [
-        result(seed=0, file_bytes=5000, overrides=["epochs=9", "seed=0", "dataset.root=A"]),
-        result(seed=1, file_bytes=5200, accuracy=0.99, overrides=["seed=1", "epochs=9"]),
-        result(seed=2, file_bytes=6000, overrides=["epochs=20", "seed=2"]),
-        result(seed=0, lambda_entropy=1.0, file_bytes=9000),
-        result(seed=0, pruning="lobster"),
-        result(seed=0, order=3, file_bytes=7000),
+        measured(seed=0, file_bytes=5000, overrides=["epochs=9", "seed=0", "dataset.root=A"]),
+        measured(seed=1, file_bytes=5200, accuracy=0.99, overrides=["seed=1", "epochs=9"]),
+        measured(seed=2, file_bytes=6000, overrides=["epochs=20", "seed=2"]),
+        measured(seed=0, lambda_entropy=1.0, file_bytes=9000),
+        measured(seed=0, pruning="lobster"),
+        measured(seed=0, order=3, file_bytes=7000),
     ]
     groups = {(g.label, len(g.runs), g.mean("file_bytes")): g for g in over_seeds(runs)}
     assert set(groups) == {
@@ -84,13 +91,13 @@ def test_seeds_are_joined_and_nothing_else() -> None:
     }
     pair = groups["HEMP order 2", 2, 5100.0]
     assert pair.spread("file_bytes") == pytest.approx(stdev([5000, 5200]))
-    assert pair.mean("accuracy") == pytest.approx(0.985)
+    assert pair.mean("quality") == pytest.approx(0.985)
     assert pair.settings == "lambda 4, 7 levels, 9 epochs"
 
 
 def test_runs_of_other_epochs_are_another_curve_and_of_another_lambda_are_not() -> None:
     def curve(*words: str) -> tuple[str, ...]:
-        return over_seeds([result(overrides=list(words))])[0].curve
+        return over_seeds([measured(overrides=list(words))])[0].curve
 
     base = curve("epochs=9", "hemp.lambda_entropy=1")
     assert curve("epochs=9", "hemp.lambda_entropy=2", "seed=4") == base
@@ -109,35 +116,59 @@ def test_the_validation_split_chooses() -> None:
     val = {"float_val_accuracy": 0.99}
     groups = over_seeds(
         [
-            result(**val, val_accuracy=0.97, accuracy=0.99, file_bytes=10, lambda_entropy=3.0),
-            result(**val, val_accuracy=0.985, accuracy=0.96, file_bytes=20, lambda_entropy=2.0),
-            result(**val, val_accuracy=0.99, accuracy=0.99, file_bytes=30, lambda_entropy=1.0),
+            measured(**val, val_accuracy=0.97, accuracy=0.99, file_bytes=10, lambda_entropy=3.0),
+            measured(**val, val_accuracy=0.985, accuracy=0.96, file_bytes=20, lambda_entropy=2.0),
+            measured(**val, val_accuracy=0.99, accuracy=0.99, file_bytes=30, lambda_entropy=1.0),
         ]
     )
     assert smallest(groups)["HEMP order 2"].mean("file_bytes") == 20
 
 
 def test_a_lucky_seed_is_not_the_best() -> None:
-    lucky = [result(seed=s, accuracy=a, file_bytes=10) for s, a in enumerate((0.985, 0.9, 0.9))]
-    steady = [result(seed=s, accuracy=0.982, file_bytes=20, lambda_entropy=1.0) for s in range(3)]
+    lucky = [measured(seed=s, accuracy=a, file_bytes=10) for s, a in enumerate((0.985, 0.9, 0.9))]
+    steady = [measured(seed=s, accuracy=0.982, file_bytes=20, lambda_entropy=1.0) for s in range(3)]
     best = smallest(over_seeds([*lucky, *steady]))["HEMP order 2"]
     assert best.mean("file_bytes") == 20 and len(best.runs) == 3
 
 
 def test_the_front_is_of_means() -> None:
     runs = [
-        *(result(seed=s, accuracy=a, file_bytes=20) for s, a in enumerate((0.99, 0.91))),
-        result(lambda_entropy=1.0, accuracy=0.96, file_bytes=10),
+        *(measured(seed=s, accuracy=a, file_bytes=20) for s, a in enumerate((0.99, 0.91))),
+        measured(lambda_entropy=1.0, accuracy=0.96, file_bytes=10),
     ]
     groups = over_seeds(runs)
-    assert [groups[i].mean("accuracy") for i in front_of(groups)] == [pytest.approx(0.96)]
+    assert [groups[i].mean("quality") for i in front_of(groups)] == [pytest.approx(0.96)]
+
+
+def test_less_of_a_perplexity_is_better() -> None:
+    numbers = ((10, 4.0, 3.98), (20, 3.2, 3.19), (30, 3.21, 3.19), (40, 3.0, 3.19))
+    runs = [
+        {**measured(file_bytes=count, lambda_entropy=float(count)), "quality": value}
+        | {"float_quality": start, "metric": "perplexity", "metric_mode": "min"}
+        for count, value, start in numbers
+    ]
+    groups = over_seeds(runs)
+    assert [groups[i].mean("file_bytes") for i in front_of(groups)] == [10, 20, 40]
+    assert smallest(groups)["HEMP order 2"].mean("file_bytes") == 10
+    assert smallest(groups, loss=0.004)["HEMP order 2"].mean("file_bytes") == 20
+
+
+def test_a_task_of_another_metric_is_reported(tmp_path: Path) -> None:
+    values = {"value": 3.25, "float_value": 3.0, "val_value": 3.2, "float_val_value": 3.1}
+    other = result(model="gru", dataset="text", accuracy=None, float_accuracy=None) | values
+    other |= {"metric": "perplexity", "metric_mode": "min", "epochs": 12, "float_epochs": 2}
+    runs = store(tmp_path / "runs", other, result())
+    _, table, page = write_report([runs], tmp_path / "report")
+    assert "| method | settings | file | perplexity |" in table.read_text()
+    assert "10 epochs after 2 in float" in table.read_text() and "| 3.25 | 3 |" in table.read_text()
+    assert '<td data-name="perplexity" data-value="3.25">3.25</td>' in page.read_text()
 
 
 def test_unlike_float_networks_are_not_averaged() -> None:
     runs = [
-        *(result(seed=s, float_accuracy=0.90, overrides=["float_epochs=2"]) for s in range(2)),
-        *(result(seed=s, float_accuracy=0.94, overrides=["float_epochs=8"]) for s in range(2)),
-        result(seed=2, float_accuracy=0.97, overrides=["float_epochs=8"]),
+        *(measured(seed=s, float_accuracy=0.90, overrides=["float_epochs=2"]) for s in range(2)),
+        *(measured(seed=s, float_accuracy=0.94, overrides=["float_epochs=8"]) for s in range(2)),
+        measured(seed=2, float_accuracy=0.97, overrides=["float_epochs=8"]),
     ]
     networks = float_networks(over_seeds(runs))
     assert {name: round(accuracy, 4) for name, (accuracy, _) in networks.items()} == {
