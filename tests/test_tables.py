@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "benchmarks/results"
+NETWORKS = sorted(path.parent.name for path in (ROOT / RESULTS).glob("*/manifest.yaml"))
 
 
 def check(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -121,3 +122,29 @@ def test_nncodec_is_compared_at_our_accuracy(name: str) -> None:
         r for r in (ROOT / "README.md").read_text().splitlines() if f"]({RESULTS}/{name}" in r
     )
     assert float(row.split("|")[-2]) == pytest.approx(wanted, rel=0.02)
+
+
+CLAIM = re.compile(r"([\d,]+) bytes(?: and keeps| at) ([\d.]+) %")
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"{RESULTS}/{n}/RESULTS.md" for n in NETWORKS)])
+def test_figures_in_prose_are_those_of_a_recipe(page: str) -> None:
+    """`N bytes at X %`: the mean of one recipe, the bytes to one part in a hundred."""
+    folders = NETWORKS if page == "README.md" else [Path(page).parent.name]
+    means: dict[str, list[tuple[float, float]]] = {}
+    for path in (
+        path for name in folders for path in (ROOT / RESULTS / name).glob("results*.json")
+    ):
+        run = json.loads(path.read_text())
+        key = f"{path.parent.name}/{path.stem.rsplit('seed', 1)[0]}"
+        means.setdefault(key, []).append((run["file_bytes"], 100 * run["accuracy"]))
+    points = [[mean(numbers) for numbers in zip(*runs, strict=True)] for runs in means.values()]
+    text = (ROOT / page).read_text()
+    claims = CLAIM.findall(text.split("\n## ")[0])  # above the first section
+    assert claims
+    for count, accuracy in claims:
+        size = float(count.replace(",", ""))
+        assert any(
+            abs(size / found - 1) < 0.01 and abs(float(accuracy) - percent) < 0.0051
+            for found, percent in points
+        ), f"{page}: {count} bytes at {accuracy} %"
