@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
+from hemp_lightning.suite.schedules import configured
+
 
 class Classifier(LightningModule):
     """Image classification with cross entropy.
@@ -132,17 +134,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler stepped after each optimizer step."""
-        optimizer = self.optimizer(self.network.parameters())
-        if self.scheduler is None:
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = max(self.trainer.max_epochs or 1, 1)
-        first = min(self.restart_epoch, epochs) * steps // epochs
-        schedule = self.scheduler(optimizer, [first, steps - first])
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return configured(self, self.optimizer, self.scheduler, self.restart_epoch)
 
 
 def _folded(network: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +19,8 @@ from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.suite.baselines import PostTraining
 from hemp_lightning.suite.check_keys import SUITE_KEYS, locate, takes
 from hemp_lightning.suite.models import load_checkpoint
+
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -241,10 +244,19 @@ def new_task(config: DictConfig, data: Data, network: nn.Module, **offered: Any)
             that name.
     """
     target = str(config.task["_target_"])
+    arguments, _ = takes(target)
+    for word, value in offered.items():
+        if word in ("distillation", "teacher", "compile") and value and word not in arguments:
+            raise ValueError(
+                f"`{word}`: expected a task that takes `{word}`; {target} does not. Leave it out, "
+                "or choose task=classification"
+            )
+    if offered.get("scheduler") is not None and "scheduler" not in arguments:
+        _log.info("%s takes no `scheduler`: the learning rate stays", target)
     facts: dict[str, Any] = dict(data.facts)
     if config.model.get("num_classes") is not None:
         facts["num_classes"] = config.model.num_classes
-    if "num_classes" in takes(target)[0] and "num_classes" not in facts:
+    if "num_classes" in arguments and "num_classes" not in facts:
         raise ValueError(
             f"`dataset.num_classes`: expected the number of classes, which the task needs; "
             f"{data.name} does not say it. Type dataset.num_classes=N"

@@ -9,9 +9,35 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+
+def configured(
+    task: Any,
+    optimizer: Callable[..., Optimizer],
+    scheduler: Callable[[Optimizer, Sequence[int]], LRScheduler] | None,
+    restart_epoch: int = 0,
+) -> Any:
+    """What `configure_optimizers` of a task returns: the schedule is stepped after each step.
+
+    Args:
+        task: A LightningModule that keeps what is trained as `network`, within a Trainer.
+        optimizer: Makes the optimizer from the parameters.
+        scheduler: Makes the schedule from the optimizer and the lengths of the phases in steps;
+            None keeps the learning rate.
+        restart_epoch: Epoch at which the second phase begins; 0 for one phase.
+    """
+    made = optimizer(task.network.parameters())
+    if scheduler is None:
+        return made
+    steps = int(task.trainer.estimated_stepping_batches)
+    epochs = max(task.trainer.max_epochs or 1, 1)
+    first = min(restart_epoch, epochs) * steps // epochs
+    schedule = scheduler(made, [first, steps - first])
+    return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def cosine(

@@ -30,17 +30,22 @@ ROOT = Path(__file__).parents[2]
 QUICK = ["trainer=debug", "callbacks=none", "logger=none"]
 
 
+def environment() -> dict[str, str]:
+    """Of a process that finds this package, whatever is installed."""
+    found = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    found.pop("HYDRA_FULL_ERROR", None)
+    return found
+
+
 def run(
     folder: Path, *words: str, code: int = 0, where: str = "hydra.run.dir"
 ) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    environment.pop("HYDRA_FULL_ERROR", None)
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *words, f"{where}={folder}"],
         capture_output=True,
         text=True,
         cwd=folder.parent,
-        env=environment,
+        env=environment(),
         timeout=300,
         check=False,
     )
