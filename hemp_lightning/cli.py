@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hemp_lightning.coding import CODERS
 from hemp_lightning.errors import HempFileError
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given[:1] == ["report"]:
         return _guarded(lambda: _report(given[1:]))
+    if given[:1] == ["run"]:
+        return _guarded(lambda: _suite("run", "command").main(given[1:]))
     options = _parser().parse_args(given)
     return _guarded(lambda: options.run(options))
 
@@ -148,14 +151,17 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _report(arguments: list[str]) -> int:
     """Tables and plots from run folders; what they need is only imported here."""
+    return _suite("report", "report").main(arguments)
+
+
+def _suite(command: str, module: str) -> Any:
+    """A module of the suite, whose packages the core does without."""
     try:
-        report = importlib.import_module("hemp_lightning.suite.report")
+        return importlib.import_module(f"hemp_lightning.suite.{module}")
     except ModuleNotFoundError as error:
-        return _complain(
-            f"`hemp report` needs the package {error.name!r}; install hemp-lightning[suite]",
-            MISUSED,
-        )
-    return report.main(arguments)
+        raise ValueError(
+            f"`hemp {command}` needs the package {error.name!r}; install hemp-lightning[suite]"
+        ) from None
 
 
 def _table(summary: Summary) -> list[str]:
@@ -282,6 +288,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"tensors at a time, default {default or 'one per processor, up to 8'}",
         )
+    commands.add_parser("run", help="train, write, read back and test: a run of the suite")
     commands.add_parser("report", help="tables and plots from run folders", add_help=False)
     return parser
 

@@ -1,3 +1,3 @@
 """The version, apart from the package so that a build can read it without importing torch."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
