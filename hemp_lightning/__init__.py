@@ -1,6 +1,7 @@
 """Train networks whose weights entropy-code into little, and write them as one small file.
 
 - `HEMPCallback` trains with the entropy term, on any LightningModule and Trainer;
+- `compress` makes a small file of a trained network, without labels or a training program;
 - `save` writes a model or state_dict as a .hemp file;
 - `load` and `load_into` read it back, `inspect` and `verify` look into it.
 """
@@ -20,10 +21,12 @@ from hemp_lightning.quantization import (
 from hemp_lightning.version import __version__
 
 if TYPE_CHECKING:
+    from hemp_lightning.calibration import CompressSummary, compress
     from hemp_lightning.training import FileOptions, HEMPCallback
 
 __all__ = [
     "Codebook",
+    "CompressSummary",
     "EntropyConstrainedQuantizer",
     "FileOptions",
     "HEMPCallback",
@@ -32,6 +35,7 @@ __all__ = [
     "Summary",
     "UniformQuantizer",
     "__version__",
+    "compress",
     "inspect",
     "load",
     "load_into",
@@ -46,4 +50,8 @@ def __getattr__(name: str) -> Any:
         from hemp_lightning import training
 
         return getattr(training, name)
+    if name in ("CompressSummary", "compress"):
+        from hemp_lightning import calibration
+
+        return getattr(calibration, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,103 @@
+"""Uniform grids for the tensors of a network, with steps from one number for all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hemp_lightning.quantization.codebook import MAX_LEVELS, Codebook
+
+SHARE = 0.75
+"""Power of the number of weights by which a tensor shares in the error."""
+
+FEW = 64
+"""Tensors with fewer entries stay in float: their bytes are few and their entries count much."""
+
+
+def quantizable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters worth quantizing, by name: floating, two axes longer than 1, not tiny.
+
+    A shared parameter is there once, by its first name.
+
+    Example:
+        >>> list(quantizable(nn.Sequential(nn.Linear(9, 9), nn.LSTM(4, 4))))
+        ['0.weight', '1.weight_ih_l0', '1.weight_hh_l0']
+    """
+    return {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if parameter.is_floating_point()
+        and parameter.numel() >= FEW
+        and sum(extent > 1 for extent in parameter.shape) >= 2
+    }
+
+
+def steps_of(weights: Mapping[str, Tensor], error: float) -> dict[str, float]:
+    """Steps whose relative squared errors, taken over all tensors, have the sum `error`.
+
+    A tensor of `n` weights makes an error in proportion to `n^0.75`: between equal errors for all
+    tensors, and errors per weight, at which a bit more or less pays the same everywhere.
+
+    Args:
+        weights: Tensors by name, any shapes.
+        error: Sum over tensors of squared error / squared weights, above 0.
+
+    Returns:
+        Steps in units of the weights; 0 for a tensor of zeros.
+
+    Example:
+        >>> steps_of({"a": torch.ones(100)}, 0.03)
+        {'a': 0.6}
+    """
+    shares = {name: tensor.numel() ** SHARE for name, tensor in weights.items()}
+    total = sum(shares.values())
+    steps = {}
+    for name, tensor in weights.items():
+        deviation = float(tensor.detach().double().square().mean().sqrt())
+        steps[name] = deviation * math.sqrt(12 * error * shares[name] / total)
+    return steps
+
+
+def grid_codebook(weights: Tensor, step: float) -> Codebook:
+    """Codebook of the multiples of `step` from the least to the greatest of `weights`.
+
+    A step that would need more than `MAX_LEVELS` levels is taken wider.
+
+    Args:
+        weights: Any shape, floating, finite.
+        step: Distance of levels, at least 0; 0 for tensors of zeros.
+
+    Example:
+        >>> grid_codebook(torch.tensor([-0.9, 0.2, 0.4]), 0.5).levels
+        tensor([-1.0000, -0.5000,  0.0000,  0.5000])
+    """
+    low, high = (float(end) for end in torch.aminmax(weights.detach().float()))
+    step = max(step, (high - low) / (MAX_LEVELS - 4))
+    if not step or not math.isfinite(step):
+        return Codebook(torch.zeros(1))
+    indices = torch.arange(min(round(low / step), 0), max(round(high / step), 0) + 1)
+    return Codebook(torch.unique((indices.double() * step).float())).half_precision()
+
+
+def grid_codebooks(weights: Mapping[str, Tensor], error: float) -> dict[str, Codebook]:
+    """Codebooks of all tensors by the steps of `steps_of`."""
+    steps = steps_of(weights, error)
+    return {name: grid_codebook(tensor, steps[name]) for name, tensor in weights.items()}
+
+
+def relative_errors(weights: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, float]:
+    """Relative error of each tensor: the root of squared error over squared weights.
+
+    Example:
+        >>> relative_errors({"a": torch.tensor([3.0, 4.0])}, {"a": torch.tensor([3.0, 3.5])})
+        {'a': 0.1}
+    """
+    errors = {}
+    for name, tensor in weights.items():
+        wanted, own = tensor.detach().double().cpu(), found[name].detach().double().cpu()
+        size = float(wanted.norm())
+        errors[name] = float((own - wanted).norm()) / size if size else float(own.norm())
+    return errors
