@@ -80,11 +80,12 @@ def test_what_has_no_lengths_keeps_its_indices(levels):
 @pytest.mark.parametrize(
     ("options", "is_priced"),
     [
-        ({"quantizer": "uniform"}, True),
-        ({"quantizer": "uniform", "cells": "nearest"}, False),
-        ({"quantizer": "uniform", "coder": "raw"}, False),
-        ({"quantizer": "lloyd_max"}, False),
-        ({"quantizer": "lloyd_max", "cells": "priced"}, True),
+        ({"quantizer": "uniform", "num_levels": 16}, True),
+        ({"quantizer": "uniform", "num_levels": 16, "cells": "nearest"}, False),
+        ({"quantizer": "uniform", "num_levels": 16, "coder": "raw"}, False),
+        ({"quantizer": "lloyd_max", "num_levels": 16}, False),
+        ({"quantizer": "lloyd_max", "num_levels": 16, "cells": "priced"}, True),
+        ({}, False),
         ({"codebooks": {"w": Codebook(torch.from_numpy(LEVELS))}}, False),
     ],
 )
