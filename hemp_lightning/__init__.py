@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hemp_lightning.errors import HempFileError
 from hemp_lightning.file.load import inspect, load, load_into, verify
+from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.save import save
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization import (
@@ -22,7 +23,7 @@ from hemp_lightning.version import __version__
 
 if TYPE_CHECKING:
     from hemp_lightning.calibration import CompressSummary, compress
-    from hemp_lightning.training import FileOptions, HEMPCallback
+    from hemp_lightning.training import HEMPCallback
 
 __all__ = [
     "Codebook",
@@ -46,10 +47,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Reading a file does not wait for Lightning to be imported.
-    if name in ("FileOptions", "HEMPCallback"):
-        from hemp_lightning import training
+    if name == "HEMPCallback":
+        from hemp_lightning.training import HEMPCallback
 
-        return getattr(training, name)
+        return HEMPCallback
     if name in ("CompressSummary", "compress"):
         from hemp_lightning import calibration
 

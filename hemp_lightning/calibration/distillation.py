@@ -22,8 +22,9 @@ from hemp_lightning.calibration.candidates import on
 from hemp_lightning.calibration.distances import Distance, default_distance
 from hemp_lightning.calibration.inputs import BATCH, Call, Inputs
 from hemp_lightning.calibration.progress import Progress
+from hemp_lightning.file.options import FileOptions
 from hemp_lightning.quantization.codebook import Codebook
-from hemp_lightning.training import FileOptions, HEMPCallback
+from hemp_lightning.training import HEMPCallback
 
 LEARNING_RATE = 1e-3
 PASSES = 60_000
@@ -177,7 +178,8 @@ def distil(
             lambda_entropy=1.0,
             tensors=names,
             target_bytes=round(AIM * target_bytes),
-            file=FileOptions(module="network", fold_norms=True),
+            module="network",
+            file=FileOptions(fold_norms=True),
         )
         module = Distilled(network, loss, epochs * steps)
         _train_norms(network)

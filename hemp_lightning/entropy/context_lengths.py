@@ -144,6 +144,12 @@ class ContextRates:
             indices = book.assign(tensor.detach()).to(torch.int32)
             self._indices[name] = indices, book.num_levels
 
+    def fits(self, weights: Mapping[str, Tensor], codebooks: Mapping[str, Codebook]) -> bool:
+        """Whether lengths were taken from such tensors, with as many levels each."""
+        wanted = {name: (w.shape, codebooks[name].num_levels) for name, w in weights.items()}
+        found = {name: (indices.shape, count) for name, (indices, count) in self._indices.items()}
+        return all(found.get(name) == entry for name, entry in wanted.items())
+
     def rate_and_gradients(
         self, names: Sequence[str], weights: Sequence[Tensor], levels: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:

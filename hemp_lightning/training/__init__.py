@@ -1,5 +1,5 @@
 """How do we train? With the entropy term, on any LightningModule and Trainer."""
 
-from hemp_lightning.training.callback import FileOptions, HEMPCallback
+from hemp_lightning.training.callback import HEMPCallback
 
-__all__ = ["FileOptions", "HEMPCallback"]
+__all__ = ["HEMPCallback"]

@@ -1,62 +1,52 @@
 """HEMPCallback: when the entropy term acts on a training run, and how strongly.
 
-The formulas are in `entropy/` and `quantization/`, the file in `file/`.
+The formulas are in `entropy/` and `quantization/`, the file in `file/`; how forward passes see
+quantized weights is in `quantized_forward.py`.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelPruning
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch import nn
+from torch.optim import Optimizer
 
-from hemp_lightning.entropy.context_lengths import RATE_MODELS, ContextRates
+from hemp_lightning.entropy.context_lengths import ContextRates
 from hemp_lightning.entropy.context_lengths import warm_up as warm_up_context
-from hemp_lightning.entropy.formula import SCOPES, entropy_and_gradients, warm_up
-from hemp_lightning.file import options as file_options
-from hemp_lightning.file.save import save, size_of
+from hemp_lightning.entropy.formula import warm_up
+from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import check_scan
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
-from hemp_lightning.quantization.selection import select_tensors
+from hemp_lightning.training.arguments import (
+    check_arguments,
+    check_levels,
+    check_trainer,
+    check_training,
+    submodule,
+)
+from hemp_lightning.training.chosen import ChosenTensors
+from hemp_lightning.training.entropy_term import (
+    add_gradient,
+    distortion_and_errors,
+    rate_and_gradients,
+    stepped_names,
+)
+from hemp_lightning.training.quantized_forward import QuantizedForward, quantize_like
 from hemp_lightning.training.recalibration import recalibrate
+from hemp_lightning.training.step_watch import StepWatch
 from hemp_lightning.training.target_steering import Approach, index_rate
-from hemp_lightning.training.weight_swap import StandIn
-
-FORWARDS = ("straight_through", "continuous")
-SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
-AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
-
-
-@dataclass(frozen=True)
-class FileOptions(file_options.FileOptions):
-    """What is written at the end of training: as `save` has it, and two words of the training.
-
-    Args:
-        module: Name of the submodule that is trained and written, such as `network`, so that the
-            file has the keys of the plain network; None for the whole LightningModule.
-        recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
-            quantized weights before writing; 0 keeps those of the training.
-    """
-
-    float_dtype: str = "steps"
-    module: str | None = None
-    recalibrate_batches: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.recalibrate_batches < 0:
-            raise ValueError(
-                f"`recalibrate_batches` must be at least 0; found {self.recalibrate_batches}"
-            )
+from hemp_lightning.training.write_file import check_state, size_quantized, write_quantized
 
 
 class HEMPCallback(Callback):
@@ -64,10 +54,11 @@ class HEMPCallback(Callback):
 
     The loss becomes `task + lambda_entropy * R + lambda_reconstruction * D`, with the rate `R` in
     bits per weight and the distortion `D` the mean squared error of the quantized weights, both
-    over all chosen tensors. The gradients of the two terms are added once per optimizer step, after
-    backward and before clipping. Source: Tartaglione et al., *HEMP*, Neurocomputing 461 (2021).
+    over all chosen tensors that are trained. Their gradients are added once per optimizer step,
+    after backward and before clipping. Source: Tartaglione et al., *HEMP*, Neurocomputing 461 2021.
 
-    Parameter names and `state_dict` keys never change. Checkpoints hold the real-valued weights.
+    The real-valued weights stay in their place; only forward passes see quantized ones. Parameter
+    names and `state_dict` keys never change. A callback that is used for another fit starts afresh.
 
     Args:
         order: Length n of the tuples whose entropy is minimized, at least 1.
@@ -98,8 +89,14 @@ class HEMPCallback(Callback):
             network does better, and falls while it does worse; in the last third of training it
             only falls. None: lambda stays.
         monitor: Logged metric for `target_accuracy`, of the validation.
-        path: File to write at the end of training; None for none.
-        file: What is written, see `FileOptions`.
+        path: File to write at the end of training; None for none. A trial run with `fast_dev_run`
+            writes none.
+        file: How it is written, see `FileOptions`; `order` and `scan` there do not count. None
+            for `float_dtype`='steps', all else as there.
+        module: Name of the submodule that is trained and written, such as `network`, so that the
+            file has the keys of the plain network; None for the whole LightningModule.
+        recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
+            quantized weights before writing; 0 keeps those of the training.
 
     Attributes:
         codebooks: Codebook of each tensor, by name; empty before `start_epoch`.
@@ -138,30 +135,28 @@ class HEMPCallback(Callback):
         monitor: str = "val/accuracy",
         path: str | Path | None = None,
         file: FileOptions | None = None,
+        module: str | None = None,
+        recalibrate_batches: int = 100,
     ) -> None:
-        for name, value, low in (
-            ("order", order, 1),
-            ("lambda_entropy", lambda_entropy, 0),
-            ("lambda_reconstruction", lambda_reconstruction, 0),
-            ("start_epoch", start_epoch, 0),
-            ("warmup_epochs", warmup_epochs, 0),
-            ("refit_every_n_epochs", refit_every_n_epochs, 0),
-            ("refit_every_n_steps", refit_every_n_steps, 0),
-        ):
-            if not low <= value < float("inf"):
-                raise ValueError(f"`{name}` must be finite and at least {low}; found {value}")
-        for name, word, words in (
-            ("rate_model", rate_model, RATE_MODELS),
-            ("scope", scope, SCOPES),
-            ("forward", forward, FORWARDS),
-        ):
-            if word not in words:
-                raise ValueError(f"`{name}` must be one of {', '.join(words)}; found {word!r}")
+        check_arguments(
+            rate_model,
+            scope,
+            forward,
+            order=order,
+            lambda_entropy=lambda_entropy,
+            lambda_reconstruction=lambda_reconstruction,
+            start_epoch=start_epoch,
+            warmup_epochs=warmup_epochs,
+            refit_every_n_epochs=refit_every_n_epochs,
+            refit_every_n_steps=refit_every_n_steps,
+            recalibrate_batches=recalibrate_batches,
+        )
         self.order = order
         self.lambda_entropy = lambda_entropy
         self.lambda_reconstruction = lambda_reconstruction
         self.quantizer = get_quantizer(quantizer, num_levels)
         self.num_levels = self.quantizer.num_levels
+        check_levels(rate_model, self.num_levels)
         self.rate_model = rate_model
         self.scope = scope
         self.scan = check_scan(scan)
@@ -172,14 +167,26 @@ class HEMPCallback(Callback):
         self.refit_every_n_epochs = refit_every_n_epochs
         self.refit_every_n_steps = refit_every_n_steps
         self.tensors = tensors
-        self.approach = Approach(target_bytes, target_accuracy, monitor, lambda_entropy)
         self.path = None if path is None else Path(path)
-        self.file = file or FileOptions()
+        self.file = file or FileOptions(float_dtype="steps")
+        self.module = module
+        self.recalibrate_batches = recalibrate_batches
+        self._forward = QuantizedForward()
+        self._new_approach = partial(
+            Approach, target_bytes, target_accuracy, monitor, lambda_entropy
+        )
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget every earlier fit."""
         self.codebooks: dict[str, Codebook] = {}
         self.summary: Summary | None = None
-        self._parameters: dict[str, nn.Parameter] = {}
+        self.approach = self._new_approach()
+        self._chosen = ChosenTensors(self.tensors)
         self._rates = ContextRates()
-        self._stand_in = StandIn({})
+        self._watch: StepWatch | None = None
+        self._fitted: tuple[Any, ...] = ()  # Trainer and module of the last fit, weakly
+        self._owner: Any = None  # the module that the codebooks belong to, weakly
         self._last_refit = -1  # optimizer step
         self._last_epoch = -1  # whose start was seen
         self._batch_fraction = 0.0
@@ -191,7 +198,7 @@ class HEMPCallback(Callback):
     @property
     def state_key(self) -> str:
         """Key of this callback's state in a checkpoint: one per compressed module and choice."""
-        return self._generate_state_key(module=self.file.module, tensors=self.tensors)
+        return self._generate_state_key(module=self.module, tensors=self.tensors)
 
     def is_active(self, trainer: Trainer) -> bool:
         """Whether weights are quantized and the terms added: from `start_epoch` on."""
@@ -226,55 +233,51 @@ class HEMPCallback(Callback):
     # When it happens.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the tensors; refuse what cannot work."""
-        strategy = type(trainer.strategy).__name__
-        if strategy in SHARDED:
-            raise ValueError(
-                f"HEMPCallback needs whole parameters on every process; found {strategy}, which "
-                "shards them. Use strategy='ddp' or one device"
-            )
-        averaging = [
-            type(callback).__name__
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if any(base.__name__ in AVERAGING for base in type(callback).__mro__)
-        ]
-        if averaging:
-            raise ValueError(
-                "HEMPCallback trains the weights that the file gets, on their levels; found "
-                f"{averaging[0]}, which puts averages between the levels in their place. "
-                "Leave it out, or average before `start_epoch` in a run of its own"
-            )
-        self._parameters = select_tensors(self._root(pl_module), self.tensors)
-        self._stand_in = StandIn(self._parameters)
+        """Refuse what cannot work; forget an earlier fit that this one does not continue."""
+        check_trainer(trainer)
+        if stage != "fit":
+            return
+        if self._fitted and (
+            self._fitted[0]() is not trainer or self._fitted[1]() is not pl_module
+        ):
+            self._reset()
         self._ended = False
-        if stage == "fit":
-            rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
-            warm_up(self.order, trainer.strategy.root_device)
-            if self.rate_model == "context":
-                warm_up_context()
+        rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
+        warm_up(self.order, trainer.strategy.root_device)
+        if self.rate_model == "context":
+            warm_up_context()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the memory that held the real weights."""
-        self._stand_in.leave()
-        self._stand_in = StandIn(self._parameters)
+        """Leave the module as it was found."""
+        self._forward.enabled = self._in_batch = False
+        self._forward.detach()
+        if self._watch:
+            self._watch.stop()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the tensors; refuse what no file could hold."""
+        self._fitted = weakref.ref(trainer), weakref.ref(pl_module)
+        self._owner = weakref.ref(pl_module)
+        self._sync(trainer, pl_module)
+        if self.path is not None:
+            check_state(self._root(pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the optimizers, and that a target can be steered to."""
+        """Check the optimizers, and that a target can be steered to; watch every step."""
         self.approach.check(trainer)
-        for optimizer in trainer.optimizers:
-            if isinstance(optimizer, LBFGS):
-                raise ValueError(
-                    "HEMPCallback adds its gradient once per optimizer step; found LBFGS, which "
-                    "evaluates the loss several times a step. Use a first-order optimizer"
-                )
-            if not pl_module.automatic_optimization:
-                # the next forward of the same batch sees quantized weights again
-                optimizer.register_step_post_hook(lambda *_: self._requantize(trainer))
+        check_training(trainer, self.warmup_epochs)
+        self._watch = StepWatch(
+            lambda optimizer: self._add_terms(trainer, pl_module, optimizer),
+            lambda: self._stepping(trainer),
+        )
+        self._watch.start()
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Refit the codebooks if an epoch begins; put the quantized weights in place."""
+        """Refit the codebooks if an epoch begins; from now on forward passes are quantized."""
+        self._forward.close()
+        self._sync(trainer, pl_module)
         # not in `on_train_epoch_start`: a run resumed after the last batch of an epoch skips that
         if trainer.current_epoch != self._last_epoch:
             self._last_epoch = trainer.current_epoch
@@ -282,66 +285,52 @@ class HEMPCallback(Callback):
         total = trainer.num_training_batches
         self._batch_fraction = batch_idx / total if 0 < total < float("inf") else 0.0
         self._in_batch = True
-        self._requantize(trainer)
+        if self.forward == "straight_through" and self.is_active(trainer):
+            self._enable(pl_module)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Put the real weights back and add the gradient of the two terms."""
-        self._stand_in.leave()
-        if self.is_active(trainer):
-            self._add_terms(trainer, pl_module, optimizer)
+        """Add the gradient of the two terms."""
+        if self._watch and self.is_active(trainer):
+            self._watch.announce(optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Put the real weights back, whatever the batch did; refit if it is time."""
-        self._in_batch = False
-        self._stand_in.leave()
+        """Forward passes are no longer quantized; refit if it is time."""
+        self._forward.enabled = self._in_batch = False
         if self.should_refit(trainer, epoch_start=False):
             self._refit_codebooks(trainer)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As at the end of a batch, which Lightning leaves out where a hook skips the epoch."""
+        self._forward.enabled = self._in_batch = False
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the quantized network, once there is one."""
-        self._stand_in.enter(self.codebooks)
+        if self._sync(trainer, pl_module) and self.codebooks:
+            self._enable(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the real weights back, bit for bit; steer by the accuracy."""
-        self._stand_in.leave()
+        """Forward passes are no longer quantized; steer by the accuracy."""
+        self._forward.enabled = False
         fits = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if fits and self.is_active(trainer):
             self.approach.follow_accuracy(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the real weights back, bit for bit."""
-        self._stand_in.leave()
+        """Forward passes are no longer quantized."""
+        self._forward.enabled = False
 
     on_test_start = on_predict_start = on_validation_start
     on_predict_end = on_test_end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Recalibrate BatchNorm on the quantized network and write the file."""
-        self._ended = True
-        self._stand_in.leave()
-        if not self.codebooks:
-            rank_zero_warn(
-                f"Training ended before `start_epoch` {self.start_epoch}: the network was never "
-                "trained with the entropy term, and is quantized as it is"
-            )
-            self._refit_codebooks(trainer)
-        if self.path is None:
-            return
-        try:
-            self._land(pl_module)
-            self._stand_in.enter(self.codebooks)
-            recalibrate(trainer, pl_module, self._root(pl_module), self.file.recalibrate_batches)
-            self._stand_in.leave()
-            self._land(pl_module)  # other statistics may take more bytes
-            if trainer.is_global_zero:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.summary = self._save_quantized(self.path, pl_module, self.codebooks)
-        finally:
-            self._stand_in.leave()
+        """Write the file; after all others where pruning is still to be made permanent."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, ModelPruning) for callback in callbacks):
+            self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file also where there was nothing left to train.
@@ -350,28 +339,18 @@ class HEMPCallback(Callback):
         resumed: Lightning calls no other hook.
         """
         if not self._ended:
-            self.on_train_end(trainer, pl_module)
+            self._finish(trainer, pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the real weights behind."""
-        self._in_batch = False
-        self._stand_in.leave()
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep real weights in a checkpoint that is taken while quantized ones stand in."""
-        if not self._stand_in.active:
-            return
-        prefix = f"{self.file.module}." if self.file.module else ""
-        for name, real in self._stand_in.real_weights().items():
-            checkpoint["state_dict"][prefix + name] = real
+        """Leave the module as it was found."""
+        self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
         """Codebooks, when they and the lengths were last taken, how far lambda was steered."""
         return {
+            "num_levels": self.num_levels,
             "codebooks": {
                 name: {"levels": book.levels.cpu(), "thresholds": book.thresholds.cpu()}
                 for name, book in self.codebooks.items()
@@ -383,29 +362,72 @@ class HEMPCallback(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        self.codebooks = {
+        """Go on from `state_dict`; codebooks of another `num_levels` are fitted afresh."""
+        books = {
             name: Codebook(entry["levels"], entry["thresholds"])
             for name, entry in state_dict["codebooks"].items()
         }
+        self._owner = None  # they belong to the module that is trained or validated next
         self._last_refit = state_dict["last_refit"]
         self._last_epoch = state_dict["last_epoch"]
         self._rates.load_state_dict(state_dict["rates"])
         self.approach.load_state_dict(state_dict["approach"])
+        most = max((book.num_levels for book in books.values()), default=0)
+        found = state_dict.get("num_levels", self.num_levels if most <= self.num_levels else most)
+        if found != self.num_levels:
+            rank_zero_warn(
+                f"HEMPCallback goes on with `num_levels` {self.num_levels} from a checkpoint with "
+                f"{found}: the codebooks are fitted afresh"
+            )
+            books, self._last_epoch = {}, -1
+        self.codebooks = books
 
     # How it is done.
 
     def _root(self, pl_module: LightningModule) -> nn.Module:
-        if self.file.module is None:
-            return pl_module
-        try:
-            return pl_module.get_submodule(self.file.module)
-        except AttributeError:
-            names = ", ".join(name for name, _ in pl_module.named_children())
-            raise ValueError(
-                f"`module` must be a submodule of {type(pl_module).__name__}, one of {names}; "
-                f"found {self.file.module!r}"
-            ) from None
+        return submodule(pl_module, self.module)
+
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return self._chosen.parameters
+
+    def _sync(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Follow the network where it has changed; False if it is another than was trained."""
+        if self._owner is None:
+            self._owner = weakref.ref(pl_module)
+        if self._owner() is not pl_module:
+            rank_zero_warn(
+                f"HEMPCallback leaves this {type(pl_module).__name__} as it is: its codebooks "
+                "belong to the network that it was trained with"
+            )
+            return False
+        changes = self._chosen.update(pl_module, self._root(pl_module))
+        if changes:
+            self._forward.detach()
+            renamed = {changes.renamed.get(name, name): b for name, b in self.codebooks.items()}
+            for name in changes.replaced:
+                renamed.pop(name, None)
+            self.codebooks = {n: renamed[n] for n in self._parameters if n in renamed}
+        if not self.codebooks:
+            return True
+        for name, book in self.codebooks.items():
+            device = self._parameters[name].device
+            if book.levels.device != device:
+                self.codebooks[name] = book.to(device)
+        missing = [name for name in self._parameters if name not in self.codebooks]
+        if missing:
+            rank_zero_warn(f"HEMPCallback fits codebooks to what is new: {', '.join(missing)}")
+            self._fit(trainer, missing)
+        if self.rate_model == "context" and not self._rates.fits(self._parameters, self.codebooks):
+            self._rates.take(self._parameters, self.codebooks)
+        return True
+
+    def _enable(self, pl_module: LightningModule) -> None:
+        """Quantize the forward passes to come."""
+        if not self._forward.is_attached(pl_module):
+            self._forward.attach(pl_module, self._parameters)
+        self._forward.quantizers = _quantizers(self.codebooks)
+        self._forward.enabled = True
 
     def _start_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.should_refit(trainer, epoch_start=True):
@@ -417,63 +439,66 @@ class HEMPCallback(Callback):
             self.approach.measure(summary, self.codebooks, self._index_rate())
 
     def _refit_codebooks(self, trainer: Trainer) -> None:
-        for name, parameter in self._parameters.items():
-            init = self.codebooks.get(name)
-            try:
-                codebook = self.quantizer.fit(parameter.detach(), init)
-            except ValueError as error:
-                raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
-            self.codebooks[name] = codebook.half_precision().to(parameter.device)
+        self._fit(trainer, list(self._parameters))
         if self.rate_model == "context":
             self._rates.take(self._parameters, self.codebooks)
         self._last_refit = trainer.global_step
+
+    def _fit(self, trainer: Trainer, names: list[str]) -> None:
+        for name in names:
+            weights = self._parameters[name].detach()
+            try:
+                codebook = self.quantizer.fit(weights, self.codebooks.get(name))
+            except ValueError as error:
+                raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
+            self.codebooks[name] = codebook.half_precision().to(weights.device)
         if trainer.world_size > 1:
             # every process fits the same weights; this holds even where their libraries differ
-            self.load_state_dict(trainer.strategy.broadcast(self.state_dict()))
+            books = {n: (b.levels.cpu(), b.thresholds.cpu()) for n, b in self.codebooks.items()}
+            self.codebooks = {
+                name: Codebook(*pair).to(self._parameters[name].device)
+                for name, pair in trainer.strategy.broadcast(books).items()
+            }
 
-    def _requantize(self, trainer: Trainer) -> None:
-        if self._in_batch and self.forward == "straight_through" and self.is_active(trainer):
-            self._stand_in.enter(self.codebooks)
+    def _stepping(self, trainer: Trainer) -> set[int]:
+        """The `id` of each parameter whose step gets the two terms now."""
+        if not (self._in_batch and self.is_active(trainer)):
+            return set()
+        return {id(p) for p in self._parameters.values() if p.requires_grad}
 
     @torch.no_grad()
     def _add_terms(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        optimizer: Optimizer,
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        names = [
-            name for name, p in self._parameters.items() if id(p) in stepped and p.requires_grad
-        ]
-        if not names:
+        trained = [name for name, p in self._parameters.items() if p.requires_grad]
+        stepped = stepped_names(optimizer, self._parameters, trained)
+        if not stepped:
             return
-        weights = [self._parameters[name].detach() for name in names]
-        levels = [self.codebooks[name].levels for name in names]
-        if self.rate_model == "context":
-            rate, gradients = self._rates.rate_and_gradients(names, weights, levels)
-        else:
-            rate, gradients = entropy_and_gradients(
-                weights, levels, self.order, scope=self.scope, scan=self.scan
-            )
         self.approach.follow_bytes(trainer, self._index_rate)
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         logs = trainer.global_step % every == 0
+        # a part of the tensors is enough for their gradients, where each has a table of its own
+        names = trained if logs or self.scope == "network" else stepped
+        weights = {name: self._parameters[name].detach() for name in names}
+        rate, gradients = rate_and_gradients(
+            weights,
+            self.codebooks,
+            self.order,
+            self.scope,
+            self.scan,
+            self._rates if self.rate_model == "context" else None,
+        )
+        part = sum(w.numel() for w in weights.values())
+        share = part / sum(self._parameters[name].numel() for name in trained)
         ramp, strength = self.ramp(trainer), self.lambda_entropy * self.approach.factor
         if logs or self.lambda_reconstruction:
-            errors = [
-                w - self.codebooks[n].quantize(w) for n, w in zip(names, weights, strict=True)
-            ]
-            count = sum(error.numel() for error in errors)
-            distortion = torch.stack([error.square().sum() for error in errors]).sum() / count
-        if self.lambda_reconstruction:
-            gradients = [
-                gradient * strength + error * (2 * self.lambda_reconstruction / count)
-                for gradient, error in zip(gradients, errors, strict=True)
-            ]
-            strength = 1.0
-        for name, gradient in zip(names, gradients, strict=True):
-            self._add(self._parameters[name], gradient, ramp * strength)
+            distortion, errors = distortion_and_errors(weights, self.codebooks)
+        for name in stepped:
+            gradient, factor = gradients[name], ramp * strength * share
+            if self.lambda_reconstruction:
+                error = errors[name] * (2 * self.lambda_reconstruction / part)
+                gradient, factor = gradient * strength + error, ramp * share
+            add_gradient(self._parameters[name], gradient, factor, optimizer, self.insensitivity)
         if logs:
             pl_module.log_dict(
                 {
@@ -484,19 +509,42 @@ class HEMPCallback(Callback):
             )
             pl_module.log("hemp/ratio", 32 / rate.float().clamp_min(1e-6), prog_bar=True)
 
-    def _add(self, parameter: nn.Parameter, gradient: Tensor, strength: float) -> None:
-        if parameter.grad is None:
-            parameter.grad = (strength * gradient).to(parameter.dtype)
-            return
-        if self.insensitivity:
-            size = parameter.grad.abs()
-            gradient = gradient * (1 - size / size.max().clamp_min(torch.finfo(size.dtype).tiny))
-        parameter.grad.add_(gradient.to(parameter.grad.dtype), alpha=strength)
-
     def _index_rate(self) -> float:
         return index_rate(self._parameters, self.codebooks, self.order, self.scan)
 
     # The file.
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Recalibrate BatchNorm on the quantized network and write the file."""
+        self._ended = True
+        self._forward.close()
+        self._sync(trainer, pl_module)
+        if not self.codebooks:
+            rank_zero_warn(
+                f"Training ended before `start_epoch` {self.start_epoch}: the network was never "
+                "trained with the entropy term, and is quantized as it is"
+            )
+            self._refit_codebooks(trainer)
+        if self.path is None:
+            return
+        try:
+            self._land(pl_module)
+            self._enable(pl_module)
+            recalibrate(trainer, pl_module, self._root(pl_module), self.recalibrate_batches)
+            self._forward.enabled = False
+            self._land(pl_module)  # other statistics may take more bytes
+            if trainer.fast_dev_run:  # type: ignore[attr-defined]
+                self.summary = self._size(pl_module, self.codebooks)
+            elif trainer.is_global_zero:
+                self.summary = self._file(pl_module, self.codebooks, self.path)
+        except Exception as error:
+            rank_zero_warn(
+                f"HEMPCallback could not write {self.path}: {error}. The trained weights are in "
+                "the module; `hemp_lightning.save` writes them once the reason is gone"
+            )
+            raise
+        finally:
+            self._forward.enabled = False
 
     def _land(self, pl_module: LightningModule) -> None:
         self.codebooks = self.approach.land(
@@ -507,32 +555,18 @@ class HEMPCallback(Callback):
 
     def _size(self, pl_module: LightningModule, codebooks: Mapping[str, Codebook]) -> Summary:
         """The summary of the file that these codebooks would make."""
-        self._stand_in.enter(codebooks)
-        try:
-            return size_of(
-                self._root(pl_module),
-                codebooks={name: Codebook(book.levels.cpu()) for name, book in codebooks.items()},
-                options=replace(self.file, order=self.order, scan=self.scan),
-            )
-        finally:
-            self._stand_in.leave()
+        return self._file(pl_module, codebooks, None)
 
-    def _save_quantized(
-        self, path: Path, pl_module: LightningModule, codebooks: Mapping[str, Codebook]
+    def _file(
+        self, pl_module: LightningModule, codebooks: Mapping[str, Codebook], path: Path | None
     ) -> Summary:
-        self._stand_in.enter(codebooks)
-        try:
-            return save(
-                self._root(pl_module),
-                path,
-                coder=self.file.coder,
-                # each weight is at its level now, which trimmed thresholds may put in another cell
-                codebooks={name: Codebook(book.levels.cpu()) for name, book in codebooks.items()},
-                order=self.order,
-                scan=self.scan,
-                float_dtype=self.file.float_dtype,
-                fold_norms=self.file.fold_norms,
-                reorder_units=self.file.reorder_units,
-            )
-        finally:
-            self._stand_in.leave()
+        """Write the file that these codebooks make; only measure it where `path` is None."""
+        if not self._forward.is_attached(pl_module):
+            self._forward.attach(pl_module, self._parameters)
+        write = size_quantized if path is None else partial(write_quantized, path)
+        with self._forward.within(pl_module, _quantizers(codebooks)):
+            return write(self._root(pl_module), codebooks, self.file, self.order, self.scan)
+
+
+def _quantizers(codebooks: Mapping[str, Codebook]) -> dict[str, Any]:
+    return {name: partial(quantize_like, book) for name, book in codebooks.items()}

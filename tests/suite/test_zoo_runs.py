@@ -49,7 +49,7 @@ def test_recipes_of_imagenet_run_on_generated_images(
 ) -> None:
     words = [f"experiment={recipe}", f"dataset.root={images}", "model.pretrained=false"]
     words += ["dataset.workers=0", "dataset.val_fraction=0.3", "dataset.batch_size=4"]
-    words += ["dataset.image_size=64", "epochs=1", "hemp.file.recalibrate_batches=1"]
+    words += ["dataset.image_size=64", "epochs=1", "recalibrate_batches=1"]
     found = in_process(tmp_path / "a", *words)
     assert recipe.startswith(found["model"])
     assert found["dataset"] == "imagenet" and found["num_levels"] == 16

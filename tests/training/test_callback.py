@@ -343,7 +343,7 @@ def test_a_compiled_network_trains_to_the_same_file(tmp_path):
 
 def test_submodule_has_its_own_keys(tmp_path):
     module = stranger()
-    callback = HEMPCallback(path=tmp_path / "net.hemp", file=FileOptions(module="net"))
+    callback = HEMPCallback(path=tmp_path / "net.hemp", module="net")
     fit(module, callback, epochs=1)
     assert set(callback.codebooks) == {"0.weight", "4.weight"}
     fresh = hemp_lightning.load_into(Stranger().net, callback.path)
@@ -411,7 +411,7 @@ def test_bad_arguments(options, message):
     ("options", "message"),
     [
         ({"tensors": ["net.0.wait"]}, "found 'net.0.wait', which matches none of net.0.weight"),
-        ({"file": FileOptions(module="nets")}, "`module` must be a submodule of Stranger"),
+        ({"module": "nets"}, "`module` must be a submodule of Stranger"),
     ],
 )
 def test_names_that_do_not_exist(options, message):
@@ -432,8 +432,8 @@ def test_lbfgs_is_refused():
 
 
 def test_batches_of_recalibration_are_checked():
-    with pytest.raises(ValueError, match="`recalibrate_batches` must be at least 0; found -1"):
-        FileOptions(recalibrate_batches=-1)
+    with pytest.raises(ValueError, match="`recalibrate_batches` must be finite and at least 0"):
+        HEMPCallback(recalibrate_batches=-1)
 
 
 def test_real_weights_come_back_after_an_error():
@@ -460,7 +460,7 @@ def test_a_checkpoint_of_quantized_weights_holds_the_real_ones(tmp_path, part):
                 trainer.save_checkpoint(tmp_path / "at.ckpt")
 
     module, saves = stranger(), Saves()
-    callback = HEMPCallback(num_levels=3, file=FileOptions(module=part))
+    callback = HEMPCallback(num_levels=3, module=part)
     fit(module, callback, saves, epochs=1)
     kept = torch.load(tmp_path / "at.ckpt", weights_only=False)["state_dict"]
     assert len(saves.seen.unique()) <= 3

@@ -1,0 +1,117 @@
+"""What HEMPCallback refuses: arguments out of range, and trainings that cannot work with it."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+from torch.optim import LBFGS
+
+from hemp_lightning.entropy.context_lengths import RATE_MODELS
+from hemp_lightning.entropy.formula import SCOPES
+
+FORWARDS = ("straight_through", "continuous")
+SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
+AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
+
+CONTEXT_LEVELS = 256
+"""The most levels that the context coder has code lengths for."""
+
+
+def check_arguments(rate_model: str, scope: str, forward: str, **numbers: float) -> None:
+    """Refuse words that are not known, and numbers out of range.
+
+    Raises:
+        ValueError: With the argument, what is allowed, and what was found.
+
+    Example:
+        >>> check_arguments("tuples", "tensor", "continuous", order=2, start_epoch=0)
+    """
+    for name, value in numbers.items():
+        low = 1 if name == "order" else 0
+        if not low <= value < float("inf"):
+            raise ValueError(f"`{name}` must be finite and at least {low}; found {value}")
+    for name, word, words in (
+        ("rate_model", rate_model, RATE_MODELS),
+        ("scope", scope, SCOPES),
+        ("forward", forward, FORWARDS),
+    ):
+        if word not in words:
+            raise ValueError(f"`{name}` must be one of {', '.join(words)}; found {word!r}")
+
+
+def check_levels(rate_model: str, num_levels: int) -> None:
+    """Refuse more levels than the context coder can tell the code lengths of.
+
+    Raises:
+        ValueError: If there are more.
+
+    Example:
+        >>> check_levels("context", 16)
+    """
+    if rate_model == "context" and num_levels > CONTEXT_LEVELS:
+        raise ValueError(
+            f"`num_levels` must be at most {CONTEXT_LEVELS} with `rate_model`='context'; found "
+            f"{num_levels}. Take fewer levels, or `rate_model`='tuples'"
+        )
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse a Trainer whose strategy or callbacks HEMPCallback cannot work with.
+
+    Raises:
+        ValueError: With what was found, and what to do.
+    """
+    strategy = type(trainer.strategy).__name__
+    if strategy in SHARDED:
+        raise ValueError(
+            f"HEMPCallback needs whole parameters on every process; found {strategy}, which "
+            "shards them. Use strategy='ddp' or one device"
+        )
+    averaging = [
+        type(callback).__name__
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if any(base.__name__ in AVERAGING for base in type(callback).__mro__)
+    ]
+    if averaging:
+        raise ValueError(
+            "HEMPCallback trains the weights that the file gets, on their levels; found "
+            f"{averaging[0]}, which puts averages between the levels in their place. "
+            "Leave it out, or average before `start_epoch` in a run of its own"
+        )
+
+
+def check_training(trainer: Trainer, warmup_epochs: float) -> None:
+    """Refuse optimizers and loaders that HEMPCallback cannot work with.
+
+    Raises:
+        ValueError: With what was found, and what to do.
+    """
+    for optimizer in trainer.optimizers:
+        if isinstance(optimizer, LBFGS):
+            raise ValueError(
+                "HEMPCallback adds its gradient once per optimizer step; found LBFGS, which "
+                "evaluates the loss several times a step. Use a first-order optimizer"
+            )
+    if warmup_epochs and trainer.num_training_batches == float("inf"):
+        raise ValueError(
+            "`warmup_epochs` must be 0 where epochs have no end; found "
+            f"{warmup_epochs} and a training loader without a length. Set `limit_train_batches`"
+        )
+
+
+def submodule(pl_module: LightningModule, name: str | None) -> nn.Module:
+    """The part of a LightningModule that is trained and written; itself for None.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name is None:
+        return pl_module
+    try:
+        return pl_module.get_submodule(name)
+    except AttributeError:
+        names = ", ".join(child for child, _ in pl_module.named_children())
+        raise ValueError(
+            f"`module` must be a submodule of {type(pl_module).__name__}, one of {names}; "
+            f"found {name!r}"
+        ) from None
