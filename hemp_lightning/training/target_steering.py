@@ -98,10 +98,11 @@ class Approach:
                     "`target_bytes` needs one optimizer, whose steps share one lambda; found "
                     f"{len(trainer.optimizers)}. Set `lambda_entropy` by hand"
                 )
-            if trainer.estimated_stepping_batches == float("inf"):
+            if not 0 <= trainer.estimated_stepping_batches < float("inf"):
                 raise ValueError(
                     "`target_bytes` needs a training with an end, to be there in time; found "
-                    "neither `max_epochs` nor `max_steps`. Give the Trainer one of them"
+                    "neither `max_steps` nor `max_epochs` of a known length. Give the Trainer "
+                    "`max_steps`"
                 )
         if self.target_accuracy is not None and not trainer.enable_validation:
             raise ValueError(
@@ -138,8 +139,7 @@ class Approach:
             self._first_step = trainer.global_step
         if self.target_bytes is None:
             return
-        every = max(1, int(trainer.num_training_batches) // STEERED_PER_EPOCH)
-        if self._measured is None or trainer.global_step % every:
+        if self._measured is None or trainer.global_step % steering_interval(trainer):
             return  # counting indices takes time: not at each step
         num_bytes = self._measured.scaled_to(rate())
         progress = self._progress(trainer)
@@ -154,6 +154,8 @@ class Approach:
         if self._first_step is None:
             return 0.0
         last = trainer.estimated_stepping_batches * len(trainer.optimizers)
+        if not 0 <= last < float("inf"):
+            return 0.0
         return (trainer.global_step - self._first_step) / max(1, last - self._first_step)
 
     def follow_accuracy(self, trainer: Trainer) -> None:
@@ -215,6 +217,24 @@ class Approach:
             self._control = LambdaControl(**state_dict["control"])
         measured = state_dict["measured"]
         self._measured = None if measured is None else Measured(**measured)
+
+
+def steering_interval(trainer: Trainer) -> int:
+    """Optimizer steps from one look at the size to the next, `STEERED_PER_EPOCH` an epoch.
+
+    Epochs without an end are taken to last as long as the training.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> steering_interval(
+        ...     SimpleNamespace(num_training_batches=480, accumulate_grad_batches=8, max_steps=-1)
+        ... )
+        3
+    """
+    steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+    if steps == float("inf"):
+        steps = trainer.max_steps
+    return max(1, int(steps) // STEERED_PER_EPOCH)
 
 
 def index_rate(

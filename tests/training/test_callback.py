@@ -343,7 +343,7 @@ def test_a_compiled_network_trains_to_the_same_file(tmp_path):
     counters.clear()
     fit(module, HEMPCallback(path=tmp_path / "compiled.hemp"))
     assert (tmp_path / "compiled.hemp").read_bytes() == (tmp_path / "plain.hemp").read_bytes()
-    assert len(graphs) == 2  # of training and of validation ...
+    assert len(graphs) == 3  # of the sanity check, of training and of validation ...
     assert not counters["graph_break"]  # ... and recalibration does not even try
 
 
