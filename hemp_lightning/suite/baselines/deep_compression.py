@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from hemp_lightning.file.save import save
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import LloydMaxQuantizer
+from hemp_lightning.suite.baselines.method import Method
 from hemp_lightning.suite.baselines.pruning import magnitude_masks
-from hemp_lightning.suite.baselines.weights import network_of, weight_tensors
+from hemp_lightning.suite.baselines.weights import weights_of
 
 
 def cluster_means(values: Tensor, indices: Tensor, num_clusters: int) -> Tensor:
@@ -37,7 +37,7 @@ def cluster_means(values: Tensor, indices: Tensor, num_clusters: int) -> Tensor:
     return (sums / flat.bincount(minlength=num_clusters).clamp(min=1)).to(values.dtype)
 
 
-class DeepCompression(Callback):
+class DeepCompression(Method):
     """The three stages in one `fit`, then the file.
 
     From `start_epoch` on a share of each tensor's weights is pruned and the rest trained on; half
@@ -54,10 +54,10 @@ class DeepCompression(Callback):
         bits: Bits of an index: `2 ** bits - 1` shared values beside 0.
         start_epoch: Epoch at which pruning sets in.
         coder: Name of the coder of the indices.
-
-    Attributes:
-        summary: Sizes of the written file; None before the end of training.
+        name: What the results call it.
     """
+
+    num_levels: int
 
     def __init__(
         self,
@@ -74,28 +74,24 @@ class DeepCompression(Callback):
             )
         if not 1 <= bits <= 8:
             raise ValueError(f"`quantization.bits`: expected 1 to 8; found {bits}")
-        self.path = Path(path)
+        super().__init__(path, coder, name, num_levels=2**bits)
+        self.start_epoch = start_epoch
         self.share = share
         self.bits = bits
-        self.start_epoch = start_epoch
-        self.coder = coder
-        self.name = name
-        self.num_levels = 2**bits
-        self.summary: Any = None
         self._masks: dict[str, Tensor] = {}
         self._clusters: dict[str, Tensor] = {}  # index 0 is the cluster of the zeros
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune at `start_epoch`, cluster half way from there to the end."""
         epoch = trainer.current_epoch
-        weights = weight_tensors(network_of(pl_module))
+        weights = weights_of(pl_module)
         if epoch >= self.start_epoch and not self._masks:
             plain = {name: weight.detach() for name, weight in weights.items()}
             self._masks = magnitude_masks(plain, self.share, "tensor")
         half_way = (self.start_epoch + (trainer.max_epochs or 0)) // 2
         if epoch >= max(half_way, self.start_epoch) and not self._clusters:
             self._clusters = {
-                name: self._cluster(weight.detach(), self._masks[name])
+                name: self._cluster(weight.detach(), self._masks[name].to(weight.device))
                 for name, weight in weights.items()
             }
         self._project(weights)
@@ -105,9 +101,9 @@ class DeepCompression(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         """All members of a cluster get the cluster's gradient."""
-        for name, weight in weight_tensors(network_of(pl_module)).items():
+        for name, weight in weights_of(pl_module).items():
             if name in self._clusters and weight.grad is not None:
-                indices = self._clusters[name]
+                indices = self._clusters[name].to(weight.device)
                 means = cluster_means(weight.grad, indices, self.num_levels)
                 weight.grad.copy_(means[indices])
 
@@ -115,24 +111,14 @@ class DeepCompression(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Pruned weights back to 0, the others to their cluster's value."""
-        self._project(weight_tensors(network_of(pl_module)))
+        self._project(weights_of(pl_module))
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file, on one process."""
-        codebooks = {
+    def codebooks(self, pl_module: LightningModule) -> dict[str, Codebook]:
+        """The values that are left in each tensor."""
+        return {
             name: Codebook(weight.detach().cpu().unique()).half_precision()
-            for name, weight in weight_tensors(network_of(pl_module)).items()
+            for name, weight in weights_of(pl_module).items()
         }
-        if trainer.is_global_zero:
-            self.summary = save(
-                network_of(pl_module),
-                self.path,
-                codebooks=codebooks,
-                coder=self.coder,
-                float_dtype="steps",
-                fold_norms=True,
-                reorder_units=True,
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and clusters go into checkpoints."""

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hemp_lightning.suite.baselines.method import Method
 from hemp_lightning.suite.baselines.weights import network_of
 
 _FOLDED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -83,7 +84,7 @@ class Bitstream:
     entropy_bits_per_weight: float | None = None  # the stream keeps its indices to itself
 
 
-class NNCodec(Callback):
+class NNCodec(Method):
     """Code the network when training has ended; the file is the standard's own bitstream.
 
     Source: Becking et al., NNCodec, ICML Neural Compression Workshop 2023; package `nncodec`. Its
@@ -120,12 +121,10 @@ class NNCodec(Callback):
         for argument, value in (("qp", qp), ("nonweight_qp", nonweight_qp)):
             if not -100 <= value <= 0:
                 raise ValueError(f"`quantization.{argument}`: expected -100 to 0; found {value}")
-        self.path = Path(path)
+        super().__init__(path, coder="nncodec", name=name)
         self.qp = qp
         self.use_dq = use_dq
         self.nonweight_qp = nonweight_qp
-        self.name = name
-        self.summary: Bitstream | None = None
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the bitstream, on one process."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule
 
-from hemp_lightning.file.save import save
-from hemp_lightning.suite.baselines.weights import network_of
+from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.suite.baselines.method import Method
 
 
-class PostTraining(Callback):
+class PostTraining(Method):
     """Quantize the network when training has ended and write the file.
 
     Args:
@@ -19,10 +20,10 @@ class PostTraining(Callback):
         quantizer: `"uniform"`, `"lloyd_max"` or `"entropy_constrained"`.
         num_levels: Levels of each weight tensor.
         coder: Name of the coder of the indices.
-
-    Attributes:
-        summary: Sizes of the written file; None before the end of training.
+        name: What the results call it.
     """
+
+    num_levels: int
 
     def __init__(
         self,
@@ -34,23 +35,15 @@ class PostTraining(Callback):
     ) -> None:
         if num_levels < 2:
             raise ValueError(f"`quantization.num_levels`: expected 2 or more; found {num_levels}")
-        self.path = Path(path)
+        super().__init__(path, coder, name, num_levels=num_levels)
         self.quantizer = quantizer
-        self.num_levels = num_levels
-        self.coder = coder
-        self.name = name
-        self.summary: Any = None
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file, on one process."""
-        if trainer.is_global_zero:
-            self.summary = save(
-                network_of(pl_module),
-                self.path,
-                num_levels=self.num_levels,
-                quantizer=self.quantizer,
-                coder=self.coder,
-                float_dtype="steps",
-                fold_norms=True,
-                reorder_units=True,
-            )
+    def write(
+        self,
+        pl_module: LightningModule,
+        codebooks: Mapping[str, Codebook] | None,
+        **options: Any,
+    ) -> Any:
+        """Write the file, its codebooks fitted now."""
+        fitted = {"num_levels": self.num_levels, "quantizer": self.quantizer}
+        return super().write(pl_module, codebooks, **fitted, **options)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from hemp_lightning.suite.baselines.lsq import LSQ
-from hemp_lightning.suite.baselines.weights import network_of, weight_tensors
+from hemp_lightning.suite.baselines.weights import network_of, weights_of
 from hemp_lightning.training.callback import HEMPCallback
 
 SCOPES = ("tensor", "network")
@@ -71,9 +71,9 @@ class Pruning(Callback):
         self.masks: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def apply_masks(self, network: nn.Module) -> None:
+    def apply_masks(self, pl_module: LightningModule) -> None:
         """Set the masked weights to 0."""
-        weights = weight_tensors(network)
+        weights = weights_of(pl_module)
         for name, mask in self.masks.items():
             weights[name].mul_(mask.to(weights[name].device))
 
@@ -86,7 +86,7 @@ class Pruning(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The optimizer may have moved pruned weights: back to 0."""
-        self.apply_masks(network_of(pl_module))
+        self.apply_masks(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the share of weights that stay."""
@@ -157,9 +157,9 @@ class MagnitudePruning(Pruning):
         epoch = trainer.current_epoch + batch_idx / max(1, float(trainer.num_training_batches))
         share = self.share_at(epoch)
         if due and share > 0.0 and self.kept_share() > 1.0 - self.share + 1e-6:
-            weights = {k: w.detach() for k, w in weight_tensors(network_of(pl_module)).items()}
+            weights = {k: w.detach() for k, w in weights_of(pl_module).items()}
             self.masks = magnitude_masks(weights, share, self.scope)
-            self.apply_masks(network_of(pl_module))
+            self.apply_masks(pl_module)
 
 
 class LOBSTER(Pruning):
@@ -210,7 +210,7 @@ class LOBSTER(Pruning):
         if trainer.current_epoch >= self.start_epoch:
             self._insensitivity = {
                 name: (1.0 - weight.grad.abs()).clamp_(min=0.0)
-                for name, weight in weight_tensors(network_of(pl_module)).items()
+                for name, weight in weights_of(pl_module).items()
                 if weight.grad is not None
             }
 
@@ -219,11 +219,11 @@ class LOBSTER(Pruning):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Decay, once for each optimizer step, and hold the pruned weights at 0."""
-        weights = weight_tensors(network_of(pl_module))
+        weights = weights_of(pl_module)
         for name, insensitivity in self._insensitivity.items():
             weights[name].mul_(1.0 - self.lambda_decay * insensitivity)
         self._insensitivity = {}
-        self.apply_masks(network_of(pl_module))
+        self.apply_masks(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Threshold if the validation loss has stopped falling, and at the end of training."""
@@ -239,7 +239,7 @@ class LOBSTER(Pruning):
 
     @torch.no_grad()
     def _threshold(self, trainer: Trainer, pl_module: LightningModule, loss: float) -> None:
-        weights = weight_tensors(network_of(pl_module))
+        weights = weights_of(pl_module)
         kept = {name: weight.detach().clone() for name, weight in weights.items()}
         low, high = 0.0, max(float(weight.abs().max()) for weight in weights.values())
         for _ in range(self.bisections):
