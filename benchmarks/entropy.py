@@ -277,19 +277,15 @@ class Profiled(HEMPCallback):
 
     def __init__(self) -> None:
         super().__init__(order=3, num_levels=16)
-        self.seconds: dict[str, list[float]] = {"enter": [], "leave": [], "_add_terms": []}
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
+        self.seconds: dict[str, list[float]] = {"_open": [], "_close": [], "_add_terms": []}
         for part in self.seconds:
-            owner = self if part == "_add_terms" else self._stand_in
+            owner = self if part == "_add_terms" else self._forward
             setattr(owner, part, partial(self._clocked, part, getattr(owner, part)))
 
     def _clocked(self, part: str, method: Callable[..., None], *args: object) -> None:
-        if part == "_add_terms" or self._stand_in.active == (part == "leave"):  # it has work to do
-            start = now()
-            method(*args)
-            self.seconds[part].append(now() - start)
+        start = now()
+        method(*args)
+        self.seconds[part].append(now() - start)
 
 
 def profile_table(networks: list[str], how: Steps) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import re
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelPruning, StochasticWeightAveraging
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -70,6 +71,154 @@ class NotFinite(Net):
     def training_step(self, batch, number):
         loss = super().training_step(batch, number)
         return loss * float("nan") if number == 1 else loss
+
+
+class InSetup(Net):
+    """Built when the trainer is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.body
+
+    def setup(self, stage):
+        if not hasattr(self, "body"):
+            self.body = Net().body
+
+
+class InConfigureModel(Net):
+    """Built later still."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = None
+
+    def configure_model(self):
+        if self.body is None:
+            self.body = Net().body
+
+
+class NewLayers(Net):
+    """A layer set anew before training, a parameter set anew during it."""
+
+    def setup(self, stage):
+        self.body[3] = nn.Linear(8, 4)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.body[1].weight = nn.Parameter(self.body[1].weight.detach() + 1)
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+
+class Teacher(Net):
+    """A second network follows the first, within the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = copy.deepcopy(self.body).requires_grad_(False)
+
+    def training_step(self, batch, number):
+        with torch.no_grad():
+            for mean, new in zip(self.teacher.parameters(), self.body.parameters(), strict=True):
+                mean.lerp_(new, 0.5)
+                assert new.numel() < 33 or len(new.unique()) > 5
+        return super().training_step(batch, number)
+
+
+class Clipped(Net):
+    """Weights clipped within the step."""
+
+    def training_step(self, batch, number):
+        for parameter in self.parameters():
+            parameter.data.clamp_(-0.05, 0.05)
+        return super().training_step(batch, number)
+
+
+class Raw(Net):
+    """The optimizer of torch itself makes the step."""
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+        optimizer.optimizer.step(closure=optimizer_closure)
+
+
+class TwoPasses(torch.optim.SGD):
+    """Two evaluations a step, the second away from the weights; another optimizer steps."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, lr=lr)
+        self.base = torch.optim.SGD(self.param_groups, lr=lr)
+
+    @torch.no_grad()
+    def step(self, closure):
+        with torch.enable_grad():
+            closure()
+        moved = [(p, 0.01 * p.grad) for g in self.param_groups for p in g["params"]]
+        for parameter, way in moved:
+            parameter.add_(way)
+        with torch.enable_grad():
+            loss = closure()
+        for parameter, way in moved:
+            parameter.sub_(way)
+        self.base.step()
+        return loss
+
+
+class Iterating(Net):
+    """Takes its batches itself."""
+
+    def training_step(self, dataloader_iter):
+        batch, _, _ = next(dataloader_iter)
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+
+class Skipping(Net):
+    """Leaves out the rest of each epoch."""
+
+    def on_train_batch_start(self, batch, number):
+        return -1 if number == 2 else None
+
+
+class Penalty(Net):
+    """Takes a gradient of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(normed())
+
+    def training_step(self, batch, _):
+        images = batch[0].requires_grad_()
+        output = self(images)
+        (gradient,) = torch.autograd.grad(output.sum(), images, create_graph=True)
+        return nn.functional.cross_entropy(output, batch[1]) + gradient.square().mean()
+
+
+class SparseRows(Net):
+    """An embedding with sparse gradients and bounded rows."""
+
+    def __init__(self) -> None:
+        super().__init__(optimizer=torch.optim.SGD)
+        self.rows = nn.Embedding(10, 4, sparse=True, max_norm=1.0)
+
+    def forward(self, images):
+        return self.body(images) + self.rows((images[:, 0, 0, 0] > 0).long())
+
+
+class ExtraState(nn.Linear):
+    """Keeps what is no tensor."""
+
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+
+
+def sparse_buffer():
+    net = Net()
+    net.register_buffer("edges", torch.eye(5).to_sparse())
+    return net
 
 
 class Named(nn.Module):
@@ -166,6 +315,38 @@ CASES = {
     "a gradient that is not finite": (NotFinite, {}, {}),
     "weights that are not finite": (broken, {}, {}),
     "sharded parameters (FSDP)": (Net, {"sharded": True}, {}),
+    "a network built in `setup`": (InSetup, {}, {}),
+    "a network built in `configure_model`": (InConfigureModel, {}, {}),
+    "layers and parameters set anew": (NewLayers, {}, {}),
+    "a teacher that follows the weights": (Teacher, {}, {}),
+    "weights clipped in `training_step`": (Clipped, {}, {}),
+    "`ModelPruning`": (
+        Net,
+        {
+            "callbacks": lambda: [
+                ModelPruning("l1_unstructured", amount=0.3, use_lottery_ticket_hypothesis=False)
+            ]
+        },
+        {},
+    ),
+    "an optimizer stepped without Lightning": (Raw, {}, {}),
+    "two passes a step (SAM)": (lambda: Net(optimizer=TwoPasses), {}, {}),
+    "`training_step(dataloader_iter)`": (Iterating, {}, {}),
+    "a hook that skips the rest of an epoch": (Skipping, {}, {}),
+    "sparse gradients, `max_norm`": (SparseRows, {}, {}),
+    "gradients within `training_step`": (Penalty, {}, {}),
+    "bf16 training": (lambda: Net(normed()), {"precision": "bf16-true"}, {}),
+    "more than 256 levels with `rate_model='context'`": (
+        Net,
+        {},
+        {"rate_model": "context", "num_levels": 257},
+    ),
+    "a sparse buffer": (sparse_buffer, {}, {}),
+    "extra state of a module": (
+        lambda: Net(nn.Sequential(nn.Flatten(), ExtraState(64, 4))),
+        {},
+        {},
+    ),
 }
 
 
@@ -186,7 +367,14 @@ def test_row(row, tmp_path):
     seed_everything(0, verbose=False)
     net = make()
     path = tmp_path / "net.hemp"
-    hemp = HEMPCallback(**{"num_levels": 5, "lambda_entropy": 0.1, "path": path} | arguments)
+    arguments = {"num_levels": 5, "lambda_entropy": 0.1, "path": path} | arguments
+    if arguments["num_levels"] > 256:
+        with pytest.raises(ValueError, match="at most 256 with `rate_model`"):
+            HEMPCallback(**arguments)
+        return
+    hemp = HEMPCallback(**arguments)
+    callbacks = options.pop("callbacks", [])
+    callbacks = callbacks() if callable(callbacks) else callbacks
     if "plugins" in options:
         options["plugins"] = [options["plugins"]()]
     is_sharded = options.pop("sharded", False)
@@ -198,7 +386,7 @@ def test_row(row, tmp_path):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[*options.pop("callbacks", []), hemp],
+        callbacks=[hemp, *callbacks],
         **options,
     )
     if is_sharded:  # the strategy itself needs GPUs; the callback goes by its name
@@ -206,7 +394,7 @@ def test_row(row, tmp_path):
         strategy.__class__ = type("FSDPStrategy", (type(strategy),), {})
     data = DataLoader(TensorDataset(torch.randn(32, 1, 8, 8), torch.arange(32) % 4), batch_size=8)
     if table()[row] == "refused":
-        with pytest.raises((ValueError, RuntimeError), match=r"HEMPCallback|finite"):
+        with pytest.raises((ValueError, TypeError, RuntimeError), match=r"HEMPCallback|finite"):
             trainer.fit(net, data)
         assert not path.exists()
         return
@@ -217,4 +405,4 @@ def test_row(row, tmp_path):
     for name, book in hemp.codebooks.items():
         assert torch.isfinite(state[name]).all()
         assert set(state[name].unique().tolist()) <= set(book.levels.tolist()), name
-    load_into(make(), path)
+    load_into(Net() if row.startswith("a network built") else make(), path)
