@@ -505,9 +505,11 @@ class HEMPCallback(Callback):
                     "hemp/rate": rate.float(),
                     "hemp/distortion": distortion,
                     "hemp/lambda": self.current_lambda(trainer),
-                }
+                },
+                batch_size=1,  # one value a step; Lightning asks for it with `dataloader_iter`
             )
-            pl_module.log("hemp/ratio", 32 / rate.float().clamp_min(1e-6), prog_bar=True)
+            ratio = 32 / rate.float().clamp_min(1e-6)
+            pl_module.log("hemp/ratio", ratio, prog_bar=True, batch_size=1)
 
     def _index_rate(self) -> float:
         return index_rate(self._parameters, self.codebooks, self.order, self.scan)
