@@ -229,6 +229,7 @@ def method_of(run: dict[str, Any]) -> str:
 def sweep_best(runs: Sequence[dict[str, Any]]) -> str:
     """The smallest file of each method within one point of the float network, on validation."""
     best: dict[str, dict[str, Any]] = {}
+    # results.csv has no validation accuracy of the float network: NNCodec's best stands for it
     floating = max(run["val_accuracy"] for run in runs if run["method"] == "nncodec")
     for run in sorted(runs, key=lambda run: run["file_bytes"]):
         if run["val_accuracy"] >= floating - 0.01:
