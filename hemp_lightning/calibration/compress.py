@@ -60,7 +60,7 @@ class StageResult:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompressSummary(Summary):
     """A file, its sizes, and what became of the network in it.
 

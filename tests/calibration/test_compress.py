@@ -148,7 +148,13 @@ def test_takes_loaders_tuples_and_dicts_and_looks_at_no_label(tmp_path):
     dicts = [{"input": part, "labels": labels} for part in inputs.split(32)]
     sizes = {
         compress(model, tmp_path / "a.hemp", data, max_drop=0.05, stages=()).file_bytes
-        for data in (inputs, inputs.numpy(), loader, dicts, list(zip(inputs.split(32), labels)))
+        for data in (
+            inputs,
+            inputs.numpy(),
+            loader,
+            dicts,
+            list(zip(inputs.split(32), labels, strict=False)),
+        )
     }
     assert len(sizes) == 1
 
