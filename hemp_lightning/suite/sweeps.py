@@ -40,6 +40,7 @@ class CountFailures(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember when the sweep began: older errors are not its own."""
         failures.clear()
+        Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # holds Optuna's study
         self._started = time.time() - 1.0  # the clocks of file systems are coarse
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ from tests.suite.test_run import QUICK, results, run
 
 pytestmark = pytest.mark.slow
 
-PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
+PLUGINS = {
+    "joblib": "hydra_joblib_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+    "ray": "hydra_ray_launcher",  # starts a cluster on this machine
+}
 
 
 def need(plugin: str) -> None:
@@ -25,7 +30,8 @@ def need(plugin: str) -> None:
 def test_a_sweep_on_a_launcher(tmp_path: Path, launcher: str) -> None:
     need(PLUGINS[launcher])
     words = ["-m", f"launcher={launcher}", *QUICK, "model=lenet300", "hemp.order=0,1,2"]
-    run(tmp_path / "s", *words, where="hydra.sweep.dir")
+    ended = run(tmp_path / "s", *words, where="hydra.sweep.dir", code=1)
+    assert "1 jobs of the sweep failed" in ended.stderr
     done = sorted(results(path.parent)["order"] for path in tmp_path.glob("s/*/results.json"))
     assert done == [1, 2]
     assert "`order`" in next(tmp_path.glob("s/*/error.txt")).read_text()
@@ -33,8 +39,11 @@ def test_a_sweep_on_a_launcher(tmp_path: Path, launcher: str) -> None:
 
 def test_optuna_finds_a_pareto_front_of_both_objectives(tmp_path: Path) -> None:
     need("hydra_optuna_sweeper")
-    words = ["-m", "sweep=optuna", "hydra.sweeper.n_trials=2", *QUICK, "model=lenet300"]
-    run(tmp_path / "s", *words, where="hydra.sweep.dir")
+    words = ["-m", "sweep=optuna", "hydra.sweeper.n_trials=1", *QUICK, "model=lenet300"]
+    for trials in (1, 2):  # the second command goes on with the study of the first
+        run(tmp_path / "s", *words, where="hydra.sweep.dir")
+        with sqlite3.connect(tmp_path / "s" / "study.db") as study:
+            assert study.execute("select count(*) from trials").fetchone() == (trials,)
     found = [results(path.parent) for path in tmp_path.glob("s/*/results.json")]
     pairs = {(entry["file_bytes"], entry["error"]) for entry in found}
     best = (tmp_path / "s" / "optimization_results.yaml").read_text()
