@@ -25,6 +25,7 @@ from torch import nn
 from hemp_lightning.entropy.formula import warm_up
 from hemp_lightning.file.load import load_into
 from hemp_lightning.file.save import save
+from hemp_lightning.suite.baselines.method import Method
 from hemp_lightning.suite.check_keys import check_keys
 from hemp_lightning.suite.check_numbers import check_numbers
 from hemp_lightning.suite.classifier import Classifier
@@ -61,6 +62,7 @@ from hemp_lightning.suite.resume import (
 from hemp_lightning.suite.snapshot import EpochSeeds, FloatSnapshot
 from hemp_lightning.suite.wandb_log import close, log_file, tensor_rows
 from hemp_lightning.suite.words import plain
+from hemp_lightning.training.callback import HEMPCallback
 
 _log = logging.getLogger(__name__)
 
@@ -274,9 +276,14 @@ def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
 
 
 def _settings(method: Any) -> dict[str, Any]:
-    """What HEMP and the baselines are told apart by; None for what a method has not."""
-    kept = vars(method)
-    return {name: kept.get(name) for name in ("order", "num_levels", "lambda_entropy")}
+    """What HEMP and the baselines are told apart by; None for what an own method has not."""
+    if isinstance(method, (HEMPCallback, Method)):
+        return {
+            "order": method.order,
+            "num_levels": method.num_levels,
+            "lambda_entropy": method.lambda_entropy,
+        }
+    return dict.fromkeys(("order", "num_levels", "lambda_entropy"))
 
 
 def _measured(metric: Metric, found: dict[str, float]) -> dict[str, float | None]:
