@@ -72,7 +72,7 @@ def drawing() -> str:
                 f'<text x="{middle:g}" y="{top + 20}" text-anchor="middle" font-size="15" '
                 f'font-weight="bold" fill="#111">{room}</text>',
                 f'<text x="{middle:g}" y="{top + 37}" text-anchor="middle" font-size="12" '
-                f'fill="#333">{html.escape(question(room))}</text>',
+                f'fill="#333">{html.escape(question(room).replace("`", ""))}</text>',
             ]
         if number < len(rows) - 1:
             bottom = top + HEIGHT

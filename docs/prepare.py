@@ -101,7 +101,7 @@ def public_names(module: ModuleType) -> list[str]:
 
     Example:
         >>> public_names(importlib.import_module("hemp_lightning.training"))
-        ['FileOptions', 'HEMPCallback']
+        ['HEMPCallback']
     """
     if hasattr(module, "__all__"):
         return [name for name in module.__all__ if not name.startswith("__")]

@@ -70,7 +70,7 @@ def test_a_table_too_large_to_be_dense(backend):
         (17, 3, 200),
         (100, 2, 300),
         (3000, 2, 2001),
-        (2, 9, 50),
+        pytest.param(2, 9, 50, marks=pytest.mark.slow),
         (9, 5, 300),
         (6, 7, 400),
         (300, 4, 2800),
@@ -117,6 +117,7 @@ def test_without_a_compiler_it_is_the_plain_version():
     assert abs(found - scipy_entropy([0.75, 0.25], base=2)) < 1e-6
 
 
+@pytest.mark.slow
 def test_warm_up_leaves_nothing_to_compile():
     program = """
 import torch

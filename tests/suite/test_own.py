@@ -159,6 +159,7 @@ LIBRARIES = {
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.slow
 def test_networks_of_libraries(tmp_path: Path, mine: str, library: str) -> None:
     package = pytest.importorskip(library)
     if library == "transformers":
@@ -179,6 +180,7 @@ def test_networks_of_libraries(tmp_path: Path, mine: str, library: str) -> None:
     assert 0 < found["file_bytes"] < found["float_bytes"] / 4
 
 
+@pytest.mark.slow
 def test_the_language_model_runs_from_its_folder_to_its_end(tmp_path: Path) -> None:
     words = ["--config-dir", "conf", "experiment=characters", *QUICK]
     done = subprocess.run(

@@ -201,6 +201,7 @@ def fit(epochs=12, validation=None, more=(), net=None, **options):
 
 
 @pytest.mark.parametrize("target", [900, 1500])
+@pytest.mark.slow
 def test_the_file_is_at_most_the_target(tmp_path, target):
     path = tmp_path / "net.hemp"
     callback = fit(target_bytes=target, path=path)
@@ -208,6 +209,7 @@ def test_the_file_is_at_most_the_target(tmp_path, target):
     assert callback.summary.file_bytes > 0.7 * target  # a layer of 20 to 256 has few weights
 
 
+@pytest.mark.slow
 def test_the_file_is_at_most_the_target_with_other_statistics(tmp_path, monkeypatch):
     def recalibrate(trainer, pl_module, module, num_batches):
         module.body[1].running_mean.normal_()

@@ -228,6 +228,7 @@ def test_tables_are_the_logistic_function() -> None:
     assert np.abs(STRETCH[1:65535] - inverse)[middle].max() <= 2
 
 
+@pytest.mark.slow
 def test_warm_up_compiles_everything() -> None:
     """In a process of its own, where nothing else has compiled the loops before."""
     script = """
