@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,6 +93,32 @@ def test_commands_of_a_page_are_known(page, tmp_path, monkeypatch, capsys):
             assert (ROOT / words[0]).is_file(), line
         else:
             assert line.startswith(OTHERS), f"a command that no test knows: {line}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["dataset._target_=mydata.Stripes"], ["task._target_=mytask.Softer"]]
+)
+def test_files_of_a_reader_run(tmp_path, words):
+    """The files that the page on own parts shows, in a folder of their own."""
+    pytest.importorskip("hydra")
+    text = (ROOT / "docs" / "suite" / "own.md").read_text(encoding="utf-8")
+    files = re.findall(r"^`(\w+\.py)`:\n\n```python\n(.*?)^```$", text, re.M | re.S)
+    assert [name for name, _ in files] == ["mymodel.py", "mydata.py", "mytask.py"]
+    for name, code in files:
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    words = [*words, "model._target_=mymodel.SmallNet", "model.width=4", "trainer=debug"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hemp_lightning.suite", *words, "hydra.run.dir=run"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["model"] == "SmallNet"
+    assert results["file_bytes"] == (tmp_path / "run" / "model.hemp").stat().st_size
 
 
 def prepare(folder: Path) -> None:

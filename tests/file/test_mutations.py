@@ -20,8 +20,6 @@ import pytest
 from hemp_lightning import HempFileError, load
 from hemp_lightning.file.format.directory import inflate, read_directory
 
-pytestmark = pytest.mark.slow
-
 DATA = Path(__file__).parents[1] / "data"
 SEEDS = sorted(path for path in DATA.glob("*.hemp") if path.stat().st_size < 4096)
 MAX_BYTES = 2**24
