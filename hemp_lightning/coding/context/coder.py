@@ -169,6 +169,52 @@ class ContextCoder:
         back = lengths.transpose(*np.argsort(axes), indices.ndim)
         return np.ascontiguousarray(back, np.float32)
 
+    def priced(
+        self, indices: np.ndarray, weights: np.ndarray, levels: np.ndarray, price: float
+    ) -> np.ndarray:
+        """Indices of least `(weight - level)^2 + price * length`, chosen one after the other.
+
+        Lengths are those that the levels have where they stand, given the indices chosen before.
+        For each weight its level, the ones beside it and the most frequent one are weighed.
+
+        Args:
+            indices: Of the nearest levels, any shape.
+            weights: Of that shape.
+            levels: float32 `(num_levels,)`, strictly ascending, at most 256.
+            price: Of a bit, above 0, in squares of the unit of the weights.
+
+        Returns:
+            Of the shape and dtype of indices.
+
+        Raises:
+            ValueError: If there are more than 256 levels.
+
+        Example:
+            >>> weights = np.array([0.0] * 99 + [0.6])
+            >>> chosen = ContextCoder().priced(weights.round().astype(int), weights, [0, 1], 0.1)
+            >>> int(chosen[-1])
+            0
+        """
+        num_levels = len(levels)
+        indices = check_indices(indices, num_levels)
+        if num_levels > 256:
+            raise ValueError(f"`levels` must be at most 256; found {num_levels}")
+        if is_trivial(indices.shape, num_levels):
+            return indices
+        options = replace(choose(indices, num_levels, code_indices, False), binary=False)
+        axes = scan_axes(options.scan, indices.ndim)
+        turned = indices.transpose(axes)
+        dims, model = dims_of(turned.shape), model_of(options, num_levels)
+        values = values_of(turned, dims, model)
+        scaled = np.concatenate([weights.transpose(axes).reshape(-1), levels], dtype=np.float64)
+        scaled /= math.sqrt(price)
+        code_indices(
+            coding.PRICED, coding.start_encoder(), NO_BYTES, values, scaled, _log2_table(), dims,
+            model,
+        )  # fmt: skip
+        found = indices_of(values, dims, model).astype(indices.dtype, copy=False)
+        return found.reshape(turned.shape).transpose(np.argsort(axes))
+
     def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """None: the model is learned while coding."""
         return 0

@@ -33,6 +33,7 @@ from hemp_lightning.coding.context.range_coder import (
     LENGTHS,
     MARGIN,
     MEASURE,
+    PRICED,
     code_step,
     load_coder,
     store_coder,
@@ -68,8 +69,13 @@ def _decide_alone(  # type: ignore[no-untyped-def]
 
 
 @jit
-def _foresee_levels(mixer, below, above, half, log2, lengths):  # type: ignore[no-untyped-def]
-    """Fill `lengths`, `(L,)`, with the bits of each level, in unary; nothing is learned."""
+def _foresee_levels(  # type: ignore[no-untyped-def]
+    mixer, below, above, half, most_below, most_above, log2, lengths
+):
+    """Fill `lengths`, `(L,)`, with the bits of each level, in unary; nothing is learned.
+
+    Levels beyond `most_below` and `most_above` from the centre are left out.
+    """
     spent = 0.0
     if not half:
         one = foresee(mixer, 0, False)
@@ -77,19 +83,40 @@ def _foresee_levels(mixer, below, above, half, log2, lengths):  # type: ignore[n
         spent = log2[one]
     for negative in range(2):
         limit = below if negative else above
-        if limit == 0:
+        most = most_below if negative else most_above
+        if most == 0:
             continue
         so_far = spent
         if below > 0 and above > 0:
             one = foresee(mixer, 1, False)
             so_far += log2[one if negative else 65536 - one]
-        for size in range(1, limit + 1):
+        for size in range(1, most + 1):
             level = below - size if negative else below - half + size
             lengths[level] = so_far
             if size < limit:
                 one = foresee(mixer, 2 * size + negative, size > 1)
                 lengths[level] += log2[65536 - one]
                 so_far += log2[one]
+
+
+@jit
+def _cheapest(  # type: ignore[no-untyped-def]
+    mixer, below, above, half, value, weight, levels, log2, lengths
+):
+    """The difference with the least error and length: `value`, one beside it, or the centre."""
+    size, beyond = abs(value) + 1, np.int64(abs(value) <= 1)
+    most_below = min(below, size if value <= 0 else beyond)
+    most_above = min(above, size if value >= 0 else beyond)
+    _foresee_levels(mixer, below, above, half, most_below, most_above, log2, lengths)
+    last = below + value - (half if value > 0 else 0)
+    best, least = value, np.inf
+    for candidate in (last, last - 1, last + 1, last if half else below):
+        if 0 <= candidate < len(levels):
+            bits = (weight - levels[candidate]) ** 2 + lengths[candidate]
+            if bits < least:
+                least = bits
+                best = candidate - below + (half if candidate >= below else 0)
+    return best
 
 
 @jit
@@ -127,6 +154,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
         low_digits = np.full(LOW_NODES, FRESH, np.uint32)
         silence = np.full(2, FRESH, np.uint32)
         num_levels = below + above + (1 - half)
+        foreseen = np.zeros(num_levels if mode == PRICED else 0)
         pad = len(values) - rows * row
         t = 0
         silent = np.int64(0)
@@ -151,7 +179,12 @@ def _make_loop(mode: int) -> Callable[..., bool]:
                     mixer.bases[i] = mixer.starts[i] + mixer.bases[i] * count
                 if mode == LENGTHS:  # of each level; what follows learns the true one
                     lengths = cost[t * num_levels : (t + 1) * num_levels]
-                    _foresee_levels(mixer, below, above, half, log2, lengths)
+                    _foresee_levels(mixer, below, above, half, below, above, log2, lengths)
+                if mode == PRICED:
+                    values[u] = below + _cheapest(
+                        mixer, below, above, half, values[u] - below,
+                        cost[t], cost[rows * row :], log2, foreseen,
+                    )  # fmt: skip
                 value = values[u] - below
                 magnitude = abs(value)
                 bit = np.int64(1)
@@ -215,7 +248,7 @@ def _make_loop(mode: int) -> Callable[..., bool]:
     return loop
 
 
-_LOOPS = {mode: _make_loop(mode) for mode in (DECODE, ENCODE, MEASURE, LENGTHS)}
+_LOOPS = {mode: _make_loop(mode) for mode in (DECODE, ENCODE, MEASURE, LENGTHS, PRICED)}
 
 
 def code_indices(
@@ -231,15 +264,18 @@ def code_indices(
     """Code all indices, as differences from the centre.
 
     Args:
-        mode: DECODE, ENCODE, MEASURE, or LENGTHS (unary magnitudes, no flags).
+        mode: DECODE, ENCODE, MEASURE, or with unary magnitudes and no flags LENGTHS and PRICED:
+            that takes for each weight the level of least error and length near the one it has.
         state: Range coder, `(4,)` int64: low, range, position, code.
         buffer: Bytes to read or to fill, uint8.
         values: Differences, each with the largest one below the centre added so that none is
             negative, in the narrowest unsigned dtype: those of the `A * B * K` indices in scan
             order, behind a border of at least `2 * B * K + 8` that are no difference, and the
-            length of the last axis more. When decoding the rest is such too, and is written.
+            length of the last axis more. When decoding the rest is such too, and is written; so is
+            it with PRICED.
         cost: Bits of each weight, float64, when measuring; with LENGTHS of each level of each
-            weight, `(A * B * K * L,)`; else empty.
+            weight, `(A * B * K * L,)`; with PRICED the weights, and behind them the levels, in a
+            unit whose square is a bit; else empty.
         log2: `-log2(i / 65536)`, `(65537,)`, when measuring; else empty.
         dims: A, B, K, and the length of the last axis.
         model: largest difference below and above the centre, whether 0 is no difference ("half"),

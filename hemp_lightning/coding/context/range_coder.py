@@ -13,7 +13,7 @@ import numpy as np
 
 from hemp_lightning.ground.numba_tools import inlined, jit
 
-DECODE, ENCODE, MEASURE, LENGTHS = 0, 1, 2, 3
+DECODE, ENCODE, MEASURE, LENGTHS, PRICED = 0, 1, 2, 3, 4
 TOP = 1 << 48  # the range lies in [BOTTOM, TOP]
 BOTTOM = 1 << 40
 HALF = 32_768  # probability one half, of 65,536
