@@ -98,7 +98,7 @@ def asked_transform(transform: str | Mapping[str, str], name: str, shape: Sequen
     return wanted if is_transformable(shape) else "none"
 
 
-def best_transform(weights: np.ndarray) -> str:
+def best_transform(weights: np.ndarray, least_gain: float = MIN_GAIN) -> str:
     """The transform in which weights probably need the fewest bits: what `auto` stands for.
 
     Each place of the kernel, and each frequency, is taken as a source of its own, whose rate at a
@@ -108,6 +108,8 @@ def best_transform(weights: np.ndarray) -> str:
 
     Args:
         weights: float32 or float64, any shape.
+        least_gain: Bits per weight that the cosine transform must promise to be taken; below 0,
+            also kernels take it that will only become smooth in training.
 
     Example:
         >>> smooth = np.random.default_rng(0).normal(size=(400, 5, 1, 1)) + np.zeros((3, 3))
@@ -122,7 +124,7 @@ def best_transform(weights: np.ndarray) -> str:
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = np.log2(places).mean() - np.log2(frequencies).mean()
-    return "dct" if gain > MIN_GAIN else "none"  # NaN, of zeros alone, is no gain
+    return "dct" if gain > least_gain else "none"  # NaN, of zeros alone, is no gain
 
 
 def _is_quantized(weights: np.ndarray) -> bool:

@@ -28,6 +28,7 @@ from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import check_scan
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
+from hemp_lightning.quantization.transforms import check_transform
 from hemp_lightning.training.arguments import (
     check_arguments,
     check_levels,
@@ -39,6 +40,7 @@ from hemp_lightning.training.chosen import ChosenTensors
 from hemp_lightning.training.entropy_term import (
     add_gradient,
     distortion_and_errors,
+    fit_transformed,
     rate_and_gradients,
     stepped_names,
 )
@@ -81,6 +83,10 @@ class HEMPCallback(Callback):
         warmup_epochs: Epochs over which both lambdas rise linearly from 0; may be a fraction.
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
+        transform: What is done to kernels of convolutions before they are quantized: `dct`, and the
+            levels, the rate and the file are those of their cosine coefficients, while parameters
+            and gradients stay those of the weights; `none`; `auto` for `dct` but where most
+            weights are 0 or few values; or these by the names of tensors.
         tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
         target_bytes: Size the file should have: lambda is steered there during training, codebooks
             are kept from half of it on, and what is left is trimmed from the rarest levels. None:
@@ -129,6 +135,7 @@ class HEMPCallback(Callback):
         warmup_epochs: float = 0.0,
         refit_every_n_epochs: int = 1,
         refit_every_n_steps: int = 0,
+        transform: str | Mapping[str, str] = "auto",
         tensors: str | Sequence[str] = "weights",
         target_bytes: int | None = None,
         target_accuracy: float | None = None,
@@ -166,6 +173,8 @@ class HEMPCallback(Callback):
         self.warmup_epochs = warmup_epochs
         self.refit_every_n_epochs = refit_every_n_epochs
         self.refit_every_n_steps = refit_every_n_steps
+        check_transform(transform)
+        self.transform = transform
         self.tensors = tensors
         self.path = None if path is None else Path(path)
         self.file = file or FileOptions(float_dtype="steps")
@@ -352,7 +361,11 @@ class HEMPCallback(Callback):
         return {
             "num_levels": self.num_levels,
             "codebooks": {
-                name: {"levels": book.levels.cpu(), "thresholds": book.thresholds.cpu()}
+                name: {
+                    "levels": book.levels.cpu(),
+                    "thresholds": book.thresholds.cpu(),
+                    "transform": book.transform,
+                }
                 for name, book in self.codebooks.items()
             },
             "last_refit": self._last_refit,
@@ -364,7 +377,7 @@ class HEMPCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`; codebooks of another `num_levels` are fitted afresh."""
         books = {
-            name: Codebook(entry["levels"], entry["thresholds"])
+            name: Codebook(entry["levels"], entry["thresholds"], entry.get("transform", "none"))
             for name, entry in state_dict["codebooks"].items()
         }
         self._owner = None  # they belong to the module that is trained or validated next
@@ -448,16 +461,20 @@ class HEMPCallback(Callback):
         for name in names:
             weights = self._parameters[name].detach()
             try:
-                codebook = self.quantizer.fit(weights, self.codebooks.get(name))
+                self.codebooks[name] = fit_transformed(
+                    self.quantizer, name, weights, self.transform, self.codebooks.get(name)
+                )
             except ValueError as error:
                 raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
-            self.codebooks[name] = codebook.half_precision().to(weights.device)
         if trainer.world_size > 1:
             # every process fits the same weights; this holds even where their libraries differ
-            books = {n: (b.levels.cpu(), b.thresholds.cpu()) for n, b in self.codebooks.items()}
+            books = {
+                name: (book.levels.cpu(), book.thresholds.cpu(), book.transform)
+                for name, book in self.codebooks.items()
+            }
             self.codebooks = {
-                name: Codebook(*pair).to(self._parameters[name].device)
-                for name, pair in trainer.strategy.broadcast(books).items()
+                name: Codebook(*parts).to(self._parameters[name].device)
+                for name, parts in trainer.strategy.broadcast(books).items()
             }
 
     def _stepping(self, trainer: Trainer) -> set[int]:

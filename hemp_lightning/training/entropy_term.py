@@ -7,6 +7,7 @@ trained, whichever optimizer steps them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,47 @@ from torch.optim import Optimizer, SparseAdam
 from hemp_lightning.entropy.context_lengths import ContextRates
 from hemp_lightning.entropy.formula import entropy_and_gradients
 from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.quantization.quantizers import Quantizer
+from hemp_lightning.quantization.transforms import asked_transform, best_transform, weights_of
+
+LEAST_GAIN = -0.2
+"""Bits per weight that cosines may seem to cost: kernels become smooth in training."""
+
+
+def fit_transformed(
+    quantizer: Quantizer,
+    name: str,
+    weights: Tensor,
+    transform: str | Mapping[str, str],
+    before: Codebook | None = None,
+) -> Codebook:
+    """A codebook of weights, with the transform that it had before, or a chosen one.
+
+    Args:
+        quantizer: Fits the levels.
+        name: Name of the tensor.
+        weights: Any shape, floating, on any device.
+        transform: `auto`, `dct`, `none`, or these by name.
+        before: The codebook to start from.
+
+    Returns:
+        On the device of the weights.
+
+    Example:
+        >>> weights = torch.linspace(-1, 1, 180).reshape(4, 5, 3, 3)
+        >>> from hemp_lightning.quantization.quantizers import UniformQuantizer
+        >>> fit_transformed(UniformQuantizer(5), "w", weights, "auto").transform
+        'dct'
+    """
+    if before is not None:
+        chosen = before.transform
+    else:
+        chosen = asked_transform(transform, name, weights.shape)
+        if chosen == "auto":
+            chosen = best_transform(weights.float().cpu().numpy(), LEAST_GAIN)
+    seen = Codebook(torch.zeros(1), transform=chosen).coefficients(weights)
+    fitted = quantizer.fit(seen, before.plain() if before is not None else None)
+    return replace(fitted.half_precision(), transform=chosen).to(weights.device)
 
 
 def rate_and_gradients(
@@ -29,7 +71,7 @@ def rate_and_gradients(
 
     Args:
         weights: Weights by name, any shapes.
-        codebooks: Codebooks by name.
+        codebooks: Codebooks by name; with a transform the rate is that of the coefficients.
         order: Length n of the tuples.
         scope: `tensor` or `network`, see `network_entropy`.
         scan: Scan order.
@@ -46,13 +88,18 @@ def rate_and_gradients(
         >>> rate.item()
         1.0
     """
-    names, tensors = list(weights), list(weights.values())
+    names = list(weights)
+    tensors = [codebooks[name].coefficients(weights[name]) for name in names]
     levels = [codebooks[name].levels for name in names]
     if context is not None:
         rate, gradients = context.rate_and_gradients(names, tensors, levels)
     else:
         rate, gradients = entropy_and_gradients(tensors, levels, order, scope=scope, scan=scan)
-    return rate, dict(zip(names, gradients, strict=True))
+    back = [
+        weights_of(gradient, codebooks[name].transform)
+        for name, gradient in zip(names, gradients, strict=True)
+    ]
+    return rate, dict(zip(names, back, strict=True))
 
 
 def distortion_and_errors(

@@ -63,7 +63,9 @@ def quantize_like(codebook: Codebook, weights: Tensor) -> Tensor:
         True
     """
     out = torch.empty_like(weights)
-    if out.stride() == weights.stride() and not out.is_contiguous():
+    # kernels that are turned must stay in sight
+    is_flat = codebook.transform == "none"
+    if is_flat and out.stride() == weights.stride() and not out.is_contiguous():
         # dense in another order: entry by entry as they lie in memory
         size = (weights.numel(),)
         codebook.quantize(

@@ -87,13 +87,14 @@ def rate_aware(codebook: Codebook, weights: Tensor, price: float) -> Codebook:
     if codebook.num_levels < 2:
         return codebook
     levels = codebook.levels.double().cpu().numpy()
-    thresholds = codebook.thresholds.double().cpu().numpy()
+    before = codebook.thresholds.double().cpu().numpy()
     gaps = np.diff(levels)
     # the costs that the thresholds of now stand for
-    steps = 2 * gaps * (thresholds - (levels[1:] + levels[:-1]) / 2)
+    steps = 2 * gaps * (before - (levels[1:] + levels[:-1]) / 2)
     costs = np.concatenate([[0.0], np.cumsum(steps)])
     counts = torch.bincount(codebook.assign(weights).reshape(-1), minlength=len(levels))
     # an unused level costs as much as one that a single weight uses
     bits = -np.log2(counts.clamp_min(1).double().cpu().numpy())
     moved = cheapest_cells(levels, costs + price * gaps.mean() ** 2 * bits)
-    return Codebook(codebook.levels, torch.from_numpy(moved.astype(np.float32)))
+    thresholds = torch.from_numpy(moved.astype(np.float32))
+    return Codebook(codebook.levels, thresholds, codebook.transform)

@@ -60,13 +60,13 @@ def write_quantized(
         module,
         path,
         coder=options.coder,
-        # each weight is at its level now, which trimmed thresholds may put in another cell
-        codebooks={name: Codebook(book.levels.cpu()) for name, book in codebooks.items()},
+        codebooks=_nearest(codebooks),
         order=order,
         scan=scan,
         float_dtype=options.float_dtype,
         fold_norms=options.fold_norms,
         reorder_units=options.reorder_units,
+        cells="nearest",
     )
 
 
@@ -80,6 +80,14 @@ def size_quantized(
     """The summary of the file that `write_quantized` would write; nothing stays on the disk."""
     return size_of(
         module,
-        codebooks={name: Codebook(book.levels.cpu()) for name, book in codebooks.items()},
-        options=replace(options, order=order, scan=scan),
+        codebooks=_nearest(codebooks),
+        options=replace(options, order=order, scan=scan, cells="nearest"),
     )
+
+
+def _nearest(codebooks: Mapping[str, Codebook]) -> dict[str, Codebook]:
+    """Codebooks for weights that are at their levels, which trimmed thresholds might move."""
+    return {
+        name: Codebook(book.levels.cpu(), transform=book.transform)
+        for name, book in codebooks.items()
+    }
