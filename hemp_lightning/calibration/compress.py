@@ -9,18 +9,19 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hemp_lightning.calibration.candidates import Candidate, Judge, check_network
+from hemp_lightning.calibration.candidates import NEAR, Candidate, Judge, check_network
 from hemp_lightning.calibration.distances import Distance, are_scores
-from hemp_lightning.calibration.grids import grid_codebooks, quantizable
+from hemp_lightning.calibration.grids import grid_codebooks, quantizable, transforms_of
 from hemp_lightning.calibration.inputs import Inputs, read_inputs
 from hemp_lightning.calibration.progress import Progress
+from hemp_lightning.calibration.rounding import Rounding
 from hemp_lightning.calibration.search import land_on_bytes, land_on_drop
 from hemp_lightning.file.format.files import replacing
 from hemp_lightning.file.summary import Summary
@@ -50,7 +51,7 @@ class StageResult:
         bytes: Size of its file; 0 where it was left out.
         drop: Disagreement of its file on held-back inputs, None without inputs.
         seconds: Time that it took.
-        note: Why it was left out; empty where it was not.
+        note: How long it trained, or why it was left out.
     """
 
     name: str
@@ -74,11 +75,11 @@ class CompressSummary(Summary):
         stages: What each stage came to.
     """
 
-    stage: str
-    drop: float | None
-    held_back: int
-    errors: dict[str, float]
-    stages: tuple[StageResult, ...]
+    stage: str = ""
+    drop: float | None = None
+    held_back: int = 0
+    errors: dict[str, float] = field(default_factory=dict)
+    stages: tuple[StageResult, ...] = ()
 
 
 def compress(
@@ -183,6 +184,7 @@ class _Work:
         self.progress = progress
         self.results: list[StageResult] = []
         self.parameters = quantizable(network)
+        self.transforms = transforms_of(self.parameters)
         self.training: Inputs | None = None
         self.held_back: Inputs | None = None
         self.are_scores = False
@@ -200,6 +202,8 @@ class _Work:
         self._grid()
         if self.training is None or not self.parameters:
             return
+        if "round" in self.stages:
+            self._round()
         if "distil" in self.stages:
             self._distil()
 
@@ -213,7 +217,7 @@ class _Work:
         if not self.judge.fits(best):
             self._warn_out_of_reach(best)
         return CompressSummary(
-            **{field.name: getattr(summary, field.name) for field in fields(Summary)},
+            **{entry.name: getattr(summary, entry.name) for entry in fields(Summary)},
             stage=best.stage,
             drop=best.drop,
             held_back=0 if self.held_back is None else len(self.held_back),
@@ -246,7 +250,7 @@ class _Work:
 
         def candidate(error: float) -> Candidate:
             if error not in made:
-                books = grid_codebooks(weights, error)
+                books = grid_codebooks(weights, error, self.transforms)
                 summary = self.judge.write(self.network, books)
                 made[error] = self.judge.measure("grid", summary, weights)
                 self._show()
@@ -255,7 +259,7 @@ class _Work:
 
         def size(error: float) -> int:
             self.progress.step()
-            return self.judge.size(self.network, grid_codebooks(weights, error))
+            return self.judge.size(self.network, grid_codebooks(weights, error, self.transforms))
 
         if self.target_bytes is not None and weights:
             error = land_on_bytes(size, self.target_bytes, 0.1, FINEST, COARSEST)
@@ -270,6 +274,51 @@ class _Work:
         else:
             found = candidate(SAFE_ERROR)
         self._note("grid", found, begin)
+
+    def _round(self) -> None:
+        """Second-order rounding, first by what the float network sees, then layer by layer."""
+        assert self.training is not None
+        begin = self.progress.seconds
+        self.progress.stage("round", 16)
+        rounding = Rounding(self.network, self.parameters, self.training, self.transforms)
+        weights = {name: p.detach() for name, p in self.parameters.items()}
+
+        def size(price: float) -> int:
+            self.progress.step()
+            network, books = rounding.at_once(price)
+            return self.judge.size(network, books)
+
+        def candidate(network: nn.Module, books: dict[str, Codebook]) -> Candidate:
+            found = self.judge.measure("round", self.judge.write(network, books), weights)
+            self._show()
+            self.progress.step()
+            return found
+
+        start = rounding.usual_price()
+        if self.target_bytes is not None:
+            target = self.target_bytes
+            price = land_on_bytes(size, target, start, start * FINEST, start / FINEST, tries=9)
+            found = candidate(*rounding.at_once(price))
+            for _ in range(3):  # other inputs, other bytes
+                network, books = rounding.layer_by_layer(price)
+                written = self.judge.size(network, books)
+                if written <= target:
+                    found = candidate(network, books)
+                    if written >= NEAR * target:
+                        break
+                price *= (written / (0.992 * target)) ** 3
+        else:
+            assert self.max_drop is not None
+
+            def drop(price: float) -> float:
+                return candidate(*rounding.at_once(price)).drop or 0.0
+
+            price = land_on_drop(drop, self.max_drop, start, start * FINEST)
+            for factor in (1.0, 1.5):
+                found = candidate(*rounding.layer_by_layer(factor * price))
+                if not self.judge.fits(found):
+                    break
+        self._note("round", found, begin)
 
     def _distil(self) -> None:
         """Training towards the outputs of the float network, once or as often as it pays."""
@@ -309,6 +358,7 @@ class _Work:
             network, self.training, list(weights), target, num_levels_for(bits), self.distance,
             self.progress, seconds, self.seed,
         )  # fmt: skip
+        note = f"{self.progress.steps} steps"
         own = dict(network.named_parameters())
         trained = {name: own[name].detach().clone() for name in weights}
         for recalibrated in (False, True):  # other statistics may take other bytes
@@ -321,7 +371,7 @@ class _Work:
             for name in weights:
                 own[name].data.copy_(trained[name])
         found = self.judge.measure("distil", self.judge.write(network, books), weights)
-        self._note("distil", found, begin)
+        self._note("distil", found, begin, note)
         return found
 
     def _land(
@@ -341,14 +391,14 @@ class _Work:
         except ValueError:  # training was too short to come near
 
             def size(error: float) -> int:
-                return self.judge.size(network, grid_codebooks(weights, error))
+                return self.judge.size(network, grid_codebooks(weights, error, self.transforms))
 
             error = land_on_bytes(size, target, 0.1, FINEST, COARSEST)
-            return grid_codebooks(weights, error)
+            return grid_codebooks(weights, error, self.transforms)
 
-    def _note(self, stage: str, found: Candidate, begin: float) -> None:
+    def _note(self, stage: str, found: Candidate, begin: float, note: str = "") -> None:
         seconds = self.progress.seconds - begin
-        self.results.append(StageResult(stage, found.bytes, found.drop, seconds))
+        self.results.append(StageResult(stage, found.bytes, found.drop, seconds, note))
         self._show()
 
     def _show(self) -> None:

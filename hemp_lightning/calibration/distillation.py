@@ -179,7 +179,7 @@ def distil(
             tensors=names,
             target_bytes=round(AIM * target_bytes),
             module="network",
-            file=FileOptions(fold_norms=True),
+            file=FileOptions(fold_norms=True, float_dtype="steps"),
         )
         module = Distilled(network, loss, epochs * steps)
         _train_norms(network)
@@ -271,7 +271,9 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", message=".*(num_workers|`isinstance|bytes, more).*")
+            warnings.filterwarnings(
+                "ignore", message=".*(num_workers|`isinstance|bytes, more|Lambda is at).*"
+            )
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

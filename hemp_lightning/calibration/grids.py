@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hemp_lightning.quantization.codebook import MAX_LEVELS, Codebook
+from hemp_lightning.quantization.transforms import best_transform, coefficients_of
 
 SHARE = 0.75
 """Power of the number of weights by which a tensor shares in the error."""
@@ -61,7 +62,7 @@ def steps_of(weights: Mapping[str, Tensor], error: float) -> dict[str, float]:
     return steps
 
 
-def grid_codebook(weights: Tensor, step: float) -> Codebook:
+def grid_codebook(weights: Tensor, step: float, transform: str = "none") -> Codebook:
     """Codebook of the multiples of `step` from the least to the greatest of `weights`.
 
     A step that would need more than `MAX_LEVELS` levels is taken wider.
@@ -69,23 +70,34 @@ def grid_codebook(weights: Tensor, step: float) -> Codebook:
     Args:
         weights: Any shape, floating, finite.
         step: Distance of levels, at least 0; 0 for tensors of zeros.
+        transform: Under which the levels lie, one of
+            `hemp_lightning.quantization.transforms.TRANSFORMS`.
 
     Example:
         >>> grid_codebook(torch.tensor([-0.9, 0.2, 0.4]), 0.5).levels
         tensor([-1.0000, -0.5000,  0.0000,  0.5000])
     """
-    low, high = (float(end) for end in torch.aminmax(weights.detach().float()))
+    own = coefficients_of(weights.detach().float(), transform)
+    low, high = (float(end) for end in torch.aminmax(own))
     step = max(step, (high - low) / (MAX_LEVELS - 4))
     if not step or not math.isfinite(step):
         return Codebook(torch.zeros(1))
     indices = torch.arange(min(round(low / step), 0), max(round(high / step), 0) + 1)
-    return Codebook(torch.unique((indices.double() * step).float())).half_precision()
+    levels = torch.unique((indices.double() * step).float())
+    return Codebook(levels, transform=transform).half_precision()
 
 
-def grid_codebooks(weights: Mapping[str, Tensor], error: float) -> dict[str, Codebook]:
-    """Codebooks of all tensors by the steps of `steps_of`."""
+def transforms_of(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """The transform in which each tensor probably takes the fewest bits."""
+    return {n: best_transform(t.detach().float().cpu().numpy()) for n, t in weights.items()}
+
+
+def grid_codebooks(
+    weights: Mapping[str, Tensor], error: float, transforms: Mapping[str, str]
+) -> dict[str, Codebook]:
+    """Codebooks of all tensors by the steps of `steps_of`, under their transforms."""
     steps = steps_of(weights, error)
-    return {name: grid_codebook(tensor, steps[name]) for name, tensor in weights.items()}
+    return {n: grid_codebook(t, steps[n], transforms[n]) for n, t in weights.items()}
 
 
 def relative_errors(weights: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, float]:

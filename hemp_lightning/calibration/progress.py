@@ -15,6 +15,9 @@ class Progress:
         shown: Whether there is a bar; None for where stderr is a terminal.
         time_limit: Seconds from now that all stages may take; None for no limit.
 
+    Attributes:
+        steps: Steps of this stage so far.
+
     Example:
         >>> progress = Progress(False, 60.0)
         >>> progress.stage("round", 3)
@@ -25,6 +28,7 @@ class Progress:
 
     def __init__(self, shown: bool | None, time_limit: float | None) -> None:
         self._begin = time.perf_counter()
+        self.steps = 0
         self._limit = float("inf") if time_limit is None else time_limit
         shown = sys.stderr.isatty() if shown is None else shown
         self._bar = tqdm(disable=not shown, leave=False, dynamic_ncols=True, bar_format=_FORMAT)
@@ -41,11 +45,13 @@ class Progress:
 
     def stage(self, name: str, steps: int) -> None:
         """Begin a stage of so many steps."""
+        self.steps = 0
         self._bar.reset(total=max(1, steps))
         self._bar.set_description(name)
 
     def step(self) -> None:
         """One step of the stage is done."""
+        self.steps += 1
         self._bar.update()
 
     def best(self, num_bytes: int, drop: str) -> None:
