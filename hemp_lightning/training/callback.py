@@ -98,7 +98,7 @@ class HEMPCallback(Callback):
         path: File to write at the end of training; None for none. A trial run with `fast_dev_run`
             writes none.
         file: How it is written, see `FileOptions`; `order` and `scan` there do not count. None
-            for `float_dtype`='steps', all else as there.
+            for `float_dtype='steps'`, all else as there.
         module: Name of the submodule that is trained and written, such as `network`, so that the
             file has the keys of the plain network; None for the whole LightningModule.
         recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
