@@ -214,7 +214,7 @@ class _Work:
         with replacing(path) as temporary:
             shutil.copyfile(best.file, temporary)
         summary = replace(best.summary, path=os.fspath(path))
-        if not self.judge.fits(best):
+        if not self.judge.fits(best) or best.bytes < NEAR * (self.target_bytes or 0):
             self._warn_out_of_reach(best)
         return CompressSummary(
             **{entry.name: getattr(summary, entry.name) for entry in fields(Summary)},
@@ -229,8 +229,8 @@ class _Work:
         if self.target_bytes is not None:
             message = (
                 f"`target_bytes` must be within reach of the network; found "
-                f"{self.target_bytes:,}, and {best.bytes:,} bytes with next to no weights left. "
-                "The nearest file is written"
+                f"{self.target_bytes:,}, and {best.bytes:,} bytes in the nearest file, which is "
+                "written"
             )
         else:
             message = (
