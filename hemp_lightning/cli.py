@@ -83,6 +83,15 @@ def _complain(message: object, code: int) -> int:
 
 def _compress(options: argparse.Namespace) -> None:
     _check_output(options.checkpoint, options.output)
+    if options.model is not None:
+        _calibrate(options)
+        return
+    for name in ("inputs", "target_bytes", "max_drop", "time_limit", "report"):
+        if getattr(options, name) is not None:
+            word = name.replace("_", "-")
+            raise ValueError(
+                f"--{word} needs --model, the network that the checkpoint belongs to; found none"
+            )
     checkpoint = read_checkpoint(options.checkpoint, options.key)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
@@ -104,6 +113,30 @@ def _compress(options: argparse.Namespace) -> None:
     for words in (*checkpoint.notes, *(f"warning: {warning.message}" for warning in said)):
         _say(words)
     print("\n".join([*_table(summary), "", *_sizes(summary)]))
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    """`compress` of a network, whose code is imported on the user's word."""
+    from hemp_lightning import compress
+    from hemp_lightning.suite import compress_command as command
+
+    network = command.read_network(options.model, options.checkpoint, options.key)
+    limit = options.time_limit
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        summary = compress(
+            network,
+            options.output,
+            None if options.inputs is None else command.read_data(options.inputs),
+            target_bytes=options.target_bytes,
+            max_drop=options.max_drop,
+            time_limit=None if limit is None else command.seconds_of(limit),
+        )
+    for warning in said:
+        _say(f"warning: {warning.message}")
+    print("\n".join([*command.table(summary), "", *command.sizes(summary, network)]))
+    if options.report is not None:
+        command.write_report(options.report, summary, network)
 
 
 def _check_output(checkpoint: str, output: str) -> None:
@@ -256,6 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument(
         "--cells", choices=CELLS, default="auto", help="which level a weight takes"
     )
+    _add_calibration(compress)
 
     expand = commands.add_parser("decompress", help="decode a file into a checkpoint")
     expand.set_defaults(run=_decompress)
@@ -291,6 +325,17 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="train, write, read back and test: a run of the suite")
     commands.add_parser("report", help="tables and plots from run folders", add_help=False)
     return parser
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("with a network", "smaller, and measured where inputs are")
+    group.add_argument("--model", metavar="M", help="package.module:build, or a name of the zoo")
+    group.add_argument("--inputs", metavar="DATA", help="folder of images, .npy or .safetensors")
+    ends = group.add_mutually_exclusive_group()
+    ends.add_argument("--target-bytes", type=int, metavar="N", help="size to land at")
+    ends.add_argument("--max-drop", type=float, metavar="X", help="most changed top-1, say 0.005")
+    group.add_argument("--time-limit", metavar="T", help="such as 90s, 5m or 1h")
+    group.add_argument("--report", metavar="FILE", help="the table and more as JSON")
 
 
 def _add_tuples(parser: argparse.ArgumentParser) -> None:

@@ -13,55 +13,23 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hemp_lightning.calibration.candidates import NEAR, Candidate, Judge, check_network
-from hemp_lightning.calibration.distances import Distance, are_scores
-from hemp_lightning.calibration.grids import grid_codebooks, quantizable, transforms_of
-from hemp_lightning.calibration.inputs import Inputs, read_inputs
+from hemp_lightning.calibration.candidates import NEAR, Candidate
+from hemp_lightning.calibration.distances import Distance
 from hemp_lightning.calibration.progress import Progress
-from hemp_lightning.calibration.rounding import Rounding
-from hemp_lightning.calibration.search import land_on_bytes, land_on_drop
+from hemp_lightning.calibration.stages import StageResult, Work
 from hemp_lightning.file.format.files import replacing
 from hemp_lightning.file.summary import Summary
-from hemp_lightning.quantization.codebook import Codebook
 
 STAGES = ("round", "distil", "recalibrate")
 """What may be done with inputs, in this order."""
 
-SAFE_ERROR = 0.01
-"""Relative squared error, summed over tensors, that is allowed without inputs or a target."""
-
 SAFE_DROP = 0.01
 """Disagreement that is allowed with inputs and without a target."""
 
-DISTIL_SECONDS = 600.0
-"""Time for training where no limit is given."""
-
-FINEST, COARSEST = 1e-9, 1e3
-
 
 @dataclass(frozen=True)
-class StageResult:
-    """What a stage came to.
-
-    Attributes:
-        name: Its name.
-        bytes: Size of its file; 0 where it was left out.
-        drop: Disagreement of its file on held-back inputs, None without inputs.
-        seconds: Time that it took.
-        note: How long it trained, or why it was left out.
-    """
-
-    name: str
-    bytes: int
-    drop: float | None
-    seconds: float
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class CompressSummary(Summary):
     """A file, its sizes, and what became of the network in it.
 
@@ -144,7 +112,7 @@ def compress(
     shown = Progress(progress, time_limit)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            work = _Work(
+            work = Work(
                 network, dtypes, inputs, target_bytes, max_drop, distance, stages, seed, shown,
                 Path(folder),
             )  # fmt: skip
@@ -156,258 +124,41 @@ def compress(
                 warnings.warn("interrupted: the best file so far is kept", stacklevel=2)
         finally:
             shown.close()
-        return work.finish(path)
+        return _finish(work, path)
 
 
-class _Work:
-    """The stages of one call of `compress`."""
+def _finish(work: Work, path: str | os.PathLike[str]) -> CompressSummary:
+    """Put the best file in its place."""
+    best = work.judge.best
+    assert best is not None
+    with replacing(path) as temporary:
+        shutil.copyfile(best.file, temporary)
+    summary = replace(best.summary, path=os.fspath(path))
+    if not work.judge.fits(best) or best.bytes < NEAR * (work.target_bytes or 0):
+        _warn_out_of_reach(work, best)
+    return CompressSummary(
+        **{entry.name: getattr(summary, entry.name) for entry in fields(Summary)},
+        stage=best.stage,
+        drop=best.drop,
+        held_back=0 if work.held_back is None else len(work.held_back),
+        errors=best.errors,
+        stages=tuple(work.results),
+    )
 
-    def __init__(
-        self,
-        network: nn.Module,
-        dtypes: dict[str, torch.dtype],
-        inputs: Any,
-        target_bytes: int | None,
-        max_drop: float | None,
-        distance: Distance | None,
-        stages: Sequence[str],
-        seed: int,
-        progress: Progress,
-        folder: Path,
-    ) -> None:
-        self.network = network
-        self.target_bytes = target_bytes
-        self.max_drop = max_drop
-        self.distance = distance
-        self.stages = stages
-        self.seed = seed
-        self.progress = progress
-        self.results: list[StageResult] = []
-        self.parameters = quantizable(network)
-        self.transforms = transforms_of(self.parameters)
-        self.training: Inputs | None = None
-        self.held_back: Inputs | None = None
-        self.are_scores = False
-        if inputs is not None:
-            read = read_inputs(inputs, network)
-            self.are_scores = are_scores(check_network(network, read))
-            share, most = (0.1, 500) if max_drop is None else (0.25, 2000)
-            self.training, self.held_back = read.split(share, most, seed)
-        self.judge = Judge(
-            network, dtypes, self.held_back, distance, target_bytes, max_drop, folder
+
+def _warn_out_of_reach(work: Work, best: Candidate) -> None:
+    if work.target_bytes is not None:
+        message = (
+            f"`target_bytes` must be within reach of the network; found "
+            f"{work.target_bytes:,}, and {best.bytes:,} bytes in the nearest file, which is "
+            "written"
         )
-
-    def run(self) -> None:
-        """All stages."""
-        self._grid()
-        if self.training is None or not self.parameters:
-            return
-        if "round" in self.stages:
-            self._round()
-        if "distil" in self.stages:
-            self._distil()
-
-    def finish(self, path: str | os.PathLike[str]) -> CompressSummary:
-        """Put the best file in its place."""
-        best = self.judge.best
-        assert best is not None
-        with replacing(path) as temporary:
-            shutil.copyfile(best.file, temporary)
-        summary = replace(best.summary, path=os.fspath(path))
-        if not self.judge.fits(best) or best.bytes < NEAR * (self.target_bytes or 0):
-            self._warn_out_of_reach(best)
-        return CompressSummary(
-            **{entry.name: getattr(summary, entry.name) for entry in fields(Summary)},
-            stage=best.stage,
-            drop=best.drop,
-            held_back=0 if self.held_back is None else len(self.held_back),
-            errors=best.errors,
-            stages=tuple(self.results),
+    else:
+        message = (
+            f"`max_drop` must be within reach of the network; found {work.max_drop}, and "
+            f"{best.drop:.4f} with the finest levels. The nearest file is written"
         )
-
-    def _warn_out_of_reach(self, best: Candidate) -> None:
-        if self.target_bytes is not None:
-            message = (
-                f"`target_bytes` must be within reach of the network; found "
-                f"{self.target_bytes:,}, and {best.bytes:,} bytes in the nearest file, which is "
-                "written"
-            )
-        else:
-            message = (
-                f"`max_drop` must be within reach of the network; found {self.max_drop}, and "
-                f"{best.drop:.4f} with the finest levels. The nearest file is written"
-            )
-        warnings.warn(message, stacklevel=4)
-
-    # The stages.
-
-    def _grid(self) -> None:
-        """Plain grids: all that can be done without inputs, and where the rest starts from."""
-        begin = self.progress.seconds
-        self.progress.stage("grid", 14)
-        weights = {name: p.detach() for name, p in self.parameters.items()}
-        made: dict[float, Candidate] = {}
-
-        def candidate(error: float) -> Candidate:
-            if error not in made:
-                books = grid_codebooks(weights, error, self.transforms)
-                summary = self.judge.write(self.network, books)
-                made[error] = self.judge.measure("grid", summary, weights)
-                self._show()
-                self.progress.step()
-            return made[error]
-
-        def size(error: float) -> int:
-            self.progress.step()
-            return self.judge.size(self.network, grid_codebooks(weights, error, self.transforms))
-
-        if self.target_bytes is not None and weights:
-            error = land_on_bytes(size, self.target_bytes, 0.1, FINEST, COARSEST)
-            found = candidate(error)
-        elif self.max_drop is not None and weights:
-            limit = self.max_drop
-
-            def drop(error: float) -> float:
-                return candidate(error).drop or 0.0
-
-            found = candidate(land_on_drop(drop, limit, SAFE_ERROR, FINEST))
-        else:
-            found = candidate(SAFE_ERROR)
-        self._note("grid", found, begin)
-
-    def _round(self) -> None:
-        """Second-order rounding, first by what the float network sees, then layer by layer."""
-        assert self.training is not None
-        begin = self.progress.seconds
-        self.progress.stage("round", 16)
-        rounding = Rounding(self.network, self.parameters, self.training, self.transforms)
-        weights = {name: p.detach() for name, p in self.parameters.items()}
-
-        def size(price: float) -> int:
-            self.progress.step()
-            network, books = rounding.at_once(price)
-            return self.judge.size(network, books)
-
-        def candidate(network: nn.Module, books: dict[str, Codebook]) -> Candidate:
-            found = self.judge.measure("round", self.judge.write(network, books), weights)
-            self._show()
-            self.progress.step()
-            return found
-
-        start = rounding.usual_price()
-        if self.target_bytes is not None:
-            target = self.target_bytes
-            price = land_on_bytes(size, target, start, start * FINEST, start / FINEST, tries=9)
-            found = candidate(*rounding.at_once(price))
-            for _ in range(3):  # other inputs, other bytes
-                network, books = rounding.layer_by_layer(price)
-                written = self.judge.size(network, books)
-                if written <= target:
-                    found = candidate(network, books)
-                    if written >= NEAR * target:
-                        break
-                price *= (written / (0.992 * target)) ** 3
-        else:
-            assert self.max_drop is not None
-
-            def drop(price: float) -> float:
-                return candidate(*rounding.at_once(price)).drop or 0.0
-
-            price = land_on_drop(drop, self.max_drop, start, start * FINEST)
-            for factor in (1.0, 1.5):
-                found = candidate(*rounding.layer_by_layer(factor * price))
-                if not self.judge.fits(found):
-                    break
-        self._note("round", found, begin)
-
-    def _distil(self) -> None:
-        """Training towards the outputs of the float network, once or as often as it pays."""
-        if self.target_bytes is not None:
-            self._distil_to(self.target_bytes, self._seconds_for_training(1))
-            return
-        best = self.judge.best
-        assert best is not None
-        low, high = 0, best.bytes  # what was too small, what was enough
-        share = 0.6
-        for attempt in range(3):
-            target = round(share * high) if not low else round(math.sqrt(low * high))
-            if self.progress.seconds_left < 5 or high - target < 0.05 * high:
-                break
-            found = self._distil_to(target, self._seconds_for_training(3 - attempt))
-            if found is not None and self.judge.fits(found):
-                high = found.bytes
-            else:
-                low = target
-
-    def _seconds_for_training(self, parts: int) -> float:
-        left = self.progress.seconds_left
-        return 0.9 * (DISTIL_SECONDS if left == math.inf else left) / parts
-
-    def _distil_to(self, target: int, seconds: float) -> Candidate | None:
-        from hemp_lightning.calibration.distillation import distil, num_levels_for, recalibrate
-
-        assert self.training is not None
-        begin = self.progress.seconds
-        weights = {name: p.detach() for name, p in self.parameters.items()}
-        bits = 8 * target / max(1, sum(p.numel() for p in weights.values()))
-        network = copy.deepcopy(self.network)
-        if seconds <= 0:
-            self.results.append(StageResult("distil", 0, None, 0.0, "no time was left"))
-            return None
-        books = distil(
-            network, self.training, list(weights), target, num_levels_for(bits), self.distance,
-            self.progress, seconds, self.seed,
-        )  # fmt: skip
-        note = f"{self.progress.steps} steps"
-        own = dict(network.named_parameters())
-        trained = {name: own[name].detach().clone() for name in weights}
-        for recalibrated in (False, True):  # other statistics may take other bytes
-            books = self._land(network, trained, books, target)
-            if recalibrated or "recalibrate" not in self.stages:
-                break
-            for name in weights:
-                books[name].quantize(trained[name], out=own[name].data)
-            recalibrate(network, self.training, self.seed)
-            for name in weights:
-                own[name].data.copy_(trained[name])
-        found = self.judge.measure("distil", self.judge.write(network, books), weights)
-        self._note("distil", found, begin, note)
-        return found
-
-    def _land(
-        self,
-        network: nn.Module,
-        weights: dict[str, Tensor],
-        books: dict[str, Codebook],
-        target: int,
-    ) -> dict[str, Codebook]:
-        """Codebooks whose file has at most `target` bytes: trimmed, or else on coarser grids."""
-        from hemp_lightning.training.trim import trim
-
-        if self.judge.size(network, books) <= target:
-            return books
-        try:
-            return trim(weights, books, target, lambda found: self.judge.size(network, found))
-        except ValueError:  # training was too short to come near
-
-            def size(error: float) -> int:
-                return self.judge.size(network, grid_codebooks(weights, error, self.transforms))
-
-            error = land_on_bytes(size, target, 0.1, FINEST, COARSEST)
-            return grid_codebooks(weights, error, self.transforms)
-
-    def _note(self, stage: str, found: Candidate, begin: float, note: str = "") -> None:
-        seconds = self.progress.seconds - begin
-        self.results.append(StageResult(stage, found.bytes, found.drop, seconds, note))
-        self._show()
-
-    def _show(self) -> None:
-        best = self.judge.best
-        if best is not None:
-            drop = "" if best.drop is None else f"drop {best.drop:.4f}"
-            if best.drop is not None and self.are_scores and self.distance is None:
-                drop = f"agreement {1 - best.drop:.2%}"
-            self.progress.best(best.bytes, drop)
+    warnings.warn(message, stacklevel=4)
 
 
 def _check_arguments(

@@ -1,0 +1,95 @@
+"""`hemp compress --model`: what it takes, prints and writes, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from hemp_lightning import load_into
+from hemp_lightning.cli import main
+
+CODE = """
+from torch import nn
+def build():
+    return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+def broken():
+    raise OSError("no weights")
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_code.py").write_text(CODE)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "net.pt")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 20)).astype(np.float32))
+    (tmp_path / "a.hemp").write_bytes(b"old")
+    return tmp_path
+
+
+def test_prints_a_table_and_writes_a_report(folder, capsys):
+    code = main(
+        ["compress", "net.pt", "-o", "a.hemp", "--model", "own_code:build", "--inputs", "x.npy",
+         "--max-drop", "0.1", "--time-limit", "1s", "--report", "a.json"]
+    )  # fmt: skip
+    assert code == 0
+    printed = capsys.readouterr().out
+    report = json.loads((folder / "a.json").read_text())
+    assert report["file_bytes"] == (folder / "a.hemp").stat().st_size
+    assert f"{report['file_bytes']:,} bytes" in printed
+    assert report["drop"] <= 0.1 and report["held_back"] == 25
+    assert [t["name"] for t in report["tensors"] if t["relative_error"]] == ["0.weight", "2.weight"]
+    network = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+    wanted = torch.load(folder / "net.pt")["state_dict"]["0.weight"]
+    found = load_into(network, "a.hemp")[0].weight
+    error = ((found - wanted).norm() / wanted.norm()).item()
+    assert report["tensors"][0]["relative_error"] == pytest.approx(error, rel=1e-3)
+
+
+def test_without_inputs_it_says_that_quality_is_not_measured(folder, capsys):
+    assert main(["compress", "net.pt", "-o", "a.hemp", "--model", "own_code:build"]) == 0
+    assert "not measured. Give --inputs" in capsys.readouterr().out
+
+
+def test_takes_safetensors_as_inputs(folder):
+    save_file({"input": torch.randn(40, 20)}, folder / "x.safetensors")
+    code = main(
+        ["compress", "net.pt", "-o", "a.hemp", "--model", "own_code:build", "--inputs",
+         "x.safetensors", "--target-bytes", "1800", "--time-limit", "1"]
+    )  # fmt: skip
+    assert code == 0
+    assert 0.98 * 1800 <= (folder / "a.hemp").stat().st_size <= 1800
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere:build"], "--model must be package.module:build .*nowhere"),
+        (["--model", "own_code:nothing"], "--model must be .*nothing"),
+        (["--model", "own_code:broken"], "--model must be .*OSError: no weights"),
+        (["--model", "own_code:number"], "--model must return a module; found int"),
+        (["--model", "resnet19"], "--model must be package.module:build or one of .*resnet20"),
+        (["--model", "lenet300"], "`checkpoint` must fit --model lenet300"),
+        (["--inputs", "x.npy"], "--inputs needs --model"),
+        (["--model", "own_code:build", "--inputs", "y.npy"], "--inputs must exist"),
+        (["--model", "own_code:build", "--inputs", "net.pt"], "--inputs must be a folder"),
+        (["--model", "own_code:build", "--max-drop", "0.1"], "`max_drop` needs `inputs`"),
+        (
+            ["--model", "own_code:build", "--inputs", "x.npy", "--time-limit", "soon"],
+            "--time-limit must be a time",
+        ),
+    ],
+)
+def test_refuses_in_one_line_and_keeps_the_old_file(folder, capsys, arguments, message):
+    import re
+
+    assert main(["compress", "net.pt", "-o", "a.hemp", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said) and said.count("\n") == 1
+    assert (folder / "a.hemp").read_bytes() == b"old"
