@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hemp_lightning.ground.numba_tools import IS_COMPILED
+from hemp_lightning.quantization.transforms_loops import turn
+
 TRANSFORMS = ("none", "dct")
 """Transforms, by the number that stands for each in a file and never changes."""
 
@@ -202,6 +205,17 @@ def to_weights(coefficients: np.ndarray) -> np.ndarray:
 
 def _turned(entries: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:
     """`sum_k table[k, n] * entries[k]` along each axis of the kernel, in the order of k."""
+    if not IS_COMPILED:
+        return _turned_plainly(entries, tables)
+    extents = np.array(kernel_axes(entries.shape), np.int64)
+    flat = np.ascontiguousarray(entries).reshape(-1, math.prod(extents.tolist()))
+    out = np.empty(flat.shape, np.float32)
+    turn(flat, extents, np.concatenate([table.reshape(-1) for table in tables]), out)
+    return out.reshape(entries.shape)
+
+
+def _turned_plainly(entries: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:
+    """`_turned` without a compiler."""
     kernel = kernel_axes(entries.shape)
     flat = entries.reshape(-1, *kernel)
     out = np.empty(flat.shape, np.float32)

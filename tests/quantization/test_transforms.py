@@ -113,11 +113,14 @@ def test_weights_are_sums_in_the_stated_order(shape):
     assert to_weights(coefficients).tobytes() == struct.pack(f"={len(flat)}f", *flat)
 
 
-def test_pieces_do_not_matter(monkeypatch):
-    coefficients = drawn((5, 7, 3, 3))
-    whole = to_weights(coefficients)
+@pytest.mark.parametrize("shape", [*SHAPES, (9, 16, 3, 3), (13, 10, 2, 4)])
+def test_the_compiled_loop_gives_the_bits_of_the_plain_one(monkeypatch, shape):
+    coefficients = drawn(shape)
+    compiled = to_weights(coefficients), to_coefficients(coefficients.astype(np.float64))
+    monkeypatch.setattr(transforms, "IS_COMPILED", False)
     monkeypatch.setattr(transforms, "_PIECE", 4)
-    assert to_weights(coefficients).tobytes() == whole.tobytes()
+    plain = to_weights(coefficients), to_coefficients(coefficients.astype(np.float64))
+    assert [found.tobytes() for found in compiled] == [found.tobytes() for found in plain]
 
 
 def test_other_memory_layouts_give_the_same():

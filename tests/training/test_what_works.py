@@ -405,5 +405,6 @@ def test_row(row, tmp_path):
     for name, book in hemp.codebooks.items():
         assert torch.isfinite(state[name]).all()
         apart = book.coefficients(state[name])[..., None] - book.levels.cpu()
-        assert apart.abs().amin(-1).max() < 1e-5, name
+        rounding = 1e-5 if state[name].dtype == torch.float32 else 1e-2
+        assert apart.abs().amin(-1).max() < rounding, name
     load_into(Net() if row.startswith("a network built") else make(), path)
