@@ -208,11 +208,12 @@ def _columns(module: nn.Module, inputs: Tensor, draw: torch.Generator) -> Tensor
         sides: tuple[int, ...] = (0,) * (own.ndim - 2)
     else:
         sides = tuple(int(side) for side in module.padding)
-    kernel, stride, dilation = own.shape[2:], module.stride, module.dilation
+    kernel: tuple[int, ...] = tuple(own.shape[2:])
+    stride, dilation = module.stride, module.dilation
     if own.ndim == 3:
         inputs = inputs.unsqueeze(2)
-        kernel, stride = (1, *kernel), (1, *stride)  # type: ignore[assignment]
-        dilation, sides = (1, *dilation), (0, *sides)  # type: ignore[assignment]
+        kernel, stride = (1, *kernel), (1, *stride)
+        dilation, sides = (1, *dilation), (0, *sides)
     rows = []
     size = max(1, 2**24 // max(1, inputs[0].numel() * math.prod(kernel)))
     share = max(1, ROWS * size // max(1, len(inputs)))
