@@ -8,7 +8,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,13 +54,15 @@ def num_levels_for(bits: float) -> int:
 class Distilled(LightningModule):
     """A network that is trained to say what its float copy says."""
 
-    def __init__(self, network: nn.Module, distance: Distance, steps: int) -> None:
+    def __init__(
+        self, network: nn.Module, teacher: nn.Module, distance: Distance, steps: int
+    ) -> None:
         super().__init__()
         self.network = network
         self._distance = distance
         self._steps = steps
         # outside of `modules()`: neither trained nor in the file
-        self._teacher = [copy.deepcopy(network).eval().requires_grad_(False)]
+        self._teacher = [copy.deepcopy(teacher).eval().requires_grad_(False)]
 
     def training_step(self, call: Call, _: int) -> Tensor:
         """Distance of the outputs for one batch."""
@@ -135,23 +137,25 @@ def varied(call: Call) -> Call:
 
 def distil(
     network: nn.Module,
+    teacher: nn.Module,
     inputs: Inputs,
     names: list[str],
     target_bytes: int,
-    num_levels: int,
+    start: int | Mapping[str, Codebook],
     distance: Distance | None,
     progress: Progress,
     seconds: float,
     seed: int,
 ) -> dict[str, Codebook]:
-    """Train `network`, in place, towards a file of `target_bytes` and its own outputs.
+    """Train `network`, in place, towards a file of `target_bytes` and the outputs of `teacher`.
 
     Args:
         network: In float32; its weights become the trained ones, not yet on levels.
+        teacher: The float network, whose outputs are wanted.
         inputs: What to train on.
         names: Parameters to quantize.
         target_bytes: Wanted size.
-        num_levels: Levels of each tensor.
+        start: Levels of each tensor, on uniform grids; or codebooks that the weights lie on.
         distance: The user's own loss, or None.
         progress: Is moved on; ends the training when its time is up.
         seconds: Time that training may take: sets the number of epochs.
@@ -172,7 +176,7 @@ def distil(
         progress.stage("distil", epochs * steps)
         callback = HEMPCallback(
             quantizer="uniform",
-            num_levels=num_levels,
+            num_levels=start if isinstance(start, int) else 256,
             rate_model="context",
             refit_every_n_epochs=0,
             lambda_entropy=1.0,
@@ -181,7 +185,9 @@ def distil(
             module="network",
             file=FileOptions(fold_norms=True, float_dtype="steps"),
         )
-        module = Distilled(network, loss, epochs * steps)
+        if not isinstance(start, int):
+            callback.codebooks = dict(start)  # which stay, as there is no refit
+        module = Distilled(network, teacher, loss, epochs * steps)
         _train_norms(network)
         with _quiet(), _interruptible():
             trainer = pl.Trainer(

@@ -27,6 +27,12 @@ SAFE_ERROR = 0.03
 DISTIL_SECONDS = 600.0
 """Time for training where no limit is given."""
 
+FEW_BITS = 1.6
+"""Up to so many bits per weight training starts from float weights and few levels, not rounded."""
+
+MOST_LEVELS = 256
+"""Levels of a tensor with which training can start."""
+
 FINEST, COARSEST = 1e-9, 1e3
 
 
@@ -75,6 +81,7 @@ class Work:
         self.results: list[StageResult] = []
         self.parameters = quantizable(network)
         self.transforms = transforms_of(self.parameters)
+        self.rounding: Rounding | None = None
         self.training: Inputs | None = None
         self.held_back: Inputs | None = None
         self.are_scores = False
@@ -139,6 +146,7 @@ class Work:
         begin = self.progress.seconds
         self.progress.stage("round", 16)
         rounding = Rounding(self.network, self.parameters, self.training, self.transforms)
+        self.rounding = rounding
         weights = {name: p.detach() for name, p in self.parameters.items()}
 
         def size(price: float) -> int:
@@ -212,8 +220,13 @@ class Work:
         if seconds <= 0:
             self.results.append(StageResult("distil", 0, None, 0.0, "no time was left"))
             return None
+        start: int | dict[str, Codebook] = num_levels_for(bits)
+        if self.rounding is not None and bits > FEW_BITS:
+            network, books = self._rounded_to(self.rounding, target)
+            if max(book.num_levels for book in books.values()) <= MOST_LEVELS:
+                start = books
         books = distil(
-            network, self.training, list(weights), target, num_levels_for(bits), self.distance,
+            network, self.network, self.training, list(weights), target, start, self.distance,
             self.progress, seconds, self.seed,
         )  # fmt: skip
         note = f"{self.progress.steps} steps"
@@ -231,6 +244,17 @@ class Work:
         found = self.judge.measure("distil", self.judge.write(network, books), weights)
         self._note("distil", found, begin, note)
         return found
+
+    def _rounded_to(self, rounding: Rounding, target: int) -> tuple[nn.Module, dict[str, Codebook]]:
+        """The network rounded by second order to about `target` bytes."""
+
+        def size(price: float) -> int:
+            return self.judge.size(*rounding.at_once(price))
+
+        start = rounding.usual_price()
+        return rounding.at_once(
+            land_on_bytes(size, 1.05 * target, start, start * FINEST, start / FINEST, 0.95)
+        )
 
     def _land(
         self,

@@ -117,7 +117,7 @@ def test_finds_a_file_below_the_drop_and_not_a_much_larger_one(tmp_path, name):
 
 
 def test_distillation_keeps_more_than_rounding_at_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(distillation, "PASSES", 30_000)
+    monkeypatch.setattr(distillation, "PASSES", 15_000)
     torch.manual_seed(0)
     model, _ = network("perceptron")
     inputs, others = torch.randn(500, 20), torch.randn(500, 20)
