@@ -27,7 +27,7 @@ from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.training import HEMPCallback
 
 LEARNING_RATE = 1e-3
-PASSES = 60_000
+PASSES = 120_000
 """Inputs that are seen in training where there is time for it."""
 
 FEWEST_EPOCHS = 4

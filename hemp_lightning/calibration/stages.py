@@ -21,7 +21,7 @@ from hemp_lightning.calibration.rounding import Rounding
 from hemp_lightning.calibration.search import land_on_bytes, land_on_drop
 from hemp_lightning.quantization.codebook import Codebook
 
-SAFE_ERROR = 0.03
+SAFE_ERROR = 0.02
 """Relative squared error, summed over tensors, that is allowed without inputs or a target."""
 
 DISTIL_SECONDS = 600.0
