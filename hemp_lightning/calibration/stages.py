@@ -129,6 +129,9 @@ class Work:
         if self.target_bytes is not None and weights:
             error = land_on_bytes(size, self.target_bytes, 0.1, FINEST, COARSEST)
             found = candidate(error)
+            if COARSEST > error > FINEST and found.bytes < NEAR * self.target_bytes:
+                books = self._filled_up(weights, error, self.target_bytes)
+                found = self.judge.measure("grid", self.judge.write(self.network, books), weights)
         elif self.max_drop is not None and weights:
             limit = self.max_drop
 
@@ -139,6 +142,22 @@ class Work:
         else:
             found = candidate(SAFE_ERROR)
         self._note("grid", found, begin)
+
+    def _filled_up(
+        self, weights: dict[str, Tensor], error: float, target: int
+    ) -> dict[str, Codebook]:
+        """Codebooks of finer steps for some tensors, where those for all jump over the target."""
+        books = grid_codebooks(weights, error, self.transforms)
+        for factor in (0.9, 0.75, 0.6, 0.45):
+            finer = grid_codebooks(weights, factor * error, self.transforms)
+            for name in books:
+                trial = {**books, name: finer[name]}
+                size = self.judge.size(self.network, trial)
+                if size <= target:
+                    books = trial
+                    if size >= NEAR * target:
+                        return books
+        return books
 
     def _round(self) -> None:
         """Second-order rounding, first by what the float network sees, then layer by layer."""
