@@ -279,7 +279,7 @@ class Profiled(HEMPCallback):
         super().__init__(order=3, num_levels=16)
         self.seconds: dict[str, list[float]] = {"_open": [], "_close": [], "_add_terms": []}
         for part in self.seconds:
-            owner = self if part == "_add_terms" else self._forward
+            owner = self if part == "_add_terms" else self._network.forward
             setattr(owner, part, partial(self._clocked, part, getattr(owner, part)))
 
     def _clocked(self, part: str, method: Callable[..., None], *args: object) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.optim import LBFGS
@@ -10,6 +13,17 @@ from hemp_lightning.entropy.context_lengths import RATE_MODELS
 from hemp_lightning.entropy.formula import SCOPES
 
 FORWARDS = ("straight_through", "continuous")
+NUMBERS = (
+    "order",
+    "lambda_entropy",
+    "lambda_reconstruction",
+    "start_epoch",
+    "warmup_epochs",
+    "refit_every_n_epochs",
+    "refit_every_n_steps",
+    "recalibrate_batches",
+)
+WORDS = {"rate_model": RATE_MODELS, "scope": SCOPES, "forward": FORWARDS}
 SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
 
@@ -17,38 +31,30 @@ CONTEXT_LEVELS = 256
 """The most levels that the context coder has code lengths for."""
 
 
-def check_arguments(rate_model: str, scope: str, forward: str, **numbers: float) -> None:
+def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuse words that are not known, and numbers out of range.
+
+    Args:
+        arguments: Those of HEMPCallback by name, and others that are not looked at.
 
     Raises:
         ValueError: With the argument, what is allowed, and what was found.
 
     Example:
-        >>> check_arguments("tuples", "tensor", "continuous", order=2, start_epoch=0)
+        >>> from hemp_lightning import HEMPCallback
+        >>> check_arguments(vars(HEMPCallback(order=2)))
     """
-    for name, value in numbers.items():
-        low = 1 if name == "order" else 0
+    for name in NUMBERS:
+        low, value = 1 if name == "order" else 0, arguments[name]
         if not low <= value < float("inf"):
             raise ValueError(f"`{name}` must be finite and at least {low}; found {value}")
-    for name, word, words in (
-        ("rate_model", rate_model, RATE_MODELS),
-        ("scope", scope, SCOPES),
-        ("forward", forward, FORWARDS),
-    ):
-        if word not in words:
-            raise ValueError(f"`{name}` must be one of {', '.join(words)}; found {word!r}")
-
-
-def check_levels(rate_model: str, num_levels: int) -> None:
-    """Refuse more levels than the context coder can tell the code lengths of.
-
-    Raises:
-        ValueError: If there are more.
-
-    Example:
-        >>> check_levels("context", 16)
-    """
-    if rate_model == "context" and num_levels > CONTEXT_LEVELS:
+    for name, words in WORDS.items():
+        if arguments[name] not in words:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(words)}; found {arguments[name]!r}"
+            )
+    num_levels = arguments["num_levels"]
+    if arguments["rate_model"] == "context" and num_levels > CONTEXT_LEVELS:
         raise ValueError(
             f"`num_levels` must be at most {CONTEXT_LEVELS} with `rate_model`='context'; found "
             f"{num_levels}. Take fewer levels, or `rate_model`='tuples'"

@@ -6,57 +6,27 @@ trained, whichever optimizer steps them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer, SparseAdam
 
 from hemp_lightning.entropy.context_lengths import ContextRates
-from hemp_lightning.entropy.formula import entropy_and_gradients
+from hemp_lightning.entropy.context_lengths import warm_up as warm_up_context
+from hemp_lightning.entropy.formula import entropy_and_gradients, warm_up
 from hemp_lightning.quantization.codebook import Codebook
-from hemp_lightning.quantization.quantizers import Quantizer
-from hemp_lightning.quantization.transforms import asked_transform, best_transform, weights_of
-
-LEAST_GAIN = -0.2
-"""Bits per weight that cosines may seem to cost: kernels become smooth in training."""
 
 
-def fit_transformed(
-    quantizer: Quantizer,
-    name: str,
-    weights: Tensor,
-    transform: str | Mapping[str, str],
-    before: Codebook | None = None,
-) -> Codebook:
-    """A codebook of weights, with the transform that it had before, or a chosen one.
-
-    Args:
-        quantizer: Fits the levels.
-        name: Name of the tensor.
-        weights: Any shape, floating, on any device.
-        transform: `auto`, `dct`, `none`, or these by name.
-        before: The codebook to start from.
-
-    Returns:
-        On the device of the weights.
-
-    Example:
-        >>> weights = torch.linspace(-1, 1, 180).reshape(4, 5, 3, 3)
-        >>> from hemp_lightning.quantization.quantizers import UniformQuantizer
-        >>> fit_transformed(UniformQuantizer(5), "w", weights, "auto").transform
-        'dct'
-    """
-    if before is not None:
-        chosen = before.transform
-    else:
-        chosen = asked_transform(transform, name, weights.shape)
-        if chosen == "auto":
-            chosen = best_transform(weights.float().cpu().numpy(), LEAST_GAIN)
-    seen = Codebook(torch.zeros(1), transform=chosen).coefficients(weights)
-    fitted = quantizer.fit(seen, before.plain() if before is not None else None)
-    return replace(fitted.half_precision(), transform=chosen).to(weights.device)
+def prepare(order: int, device: torch.device, rate_model: str) -> None:
+    """Compile what the terms need, before the first batch waits for it."""
+    rank_zero_info("HEMP: preparing the kernels of the entropy term (compiled once)")
+    warm_up(order, device)
+    if rate_model == "context":
+        warm_up_context()
 
 
 def rate_and_gradients(
@@ -71,7 +41,7 @@ def rate_and_gradients(
 
     Args:
         weights: Weights by name, any shapes.
-        codebooks: Codebooks by name; with a transform the rate is that of the coefficients.
+        codebooks: Codebooks by name.
         order: Length n of the tuples.
         scope: `tensor` or `network`, see `network_entropy`.
         scan: Scan order.
@@ -88,18 +58,13 @@ def rate_and_gradients(
         >>> rate.item()
         1.0
     """
-    names = list(weights)
-    tensors = [codebooks[name].coefficients(weights[name]) for name in names]
+    names, tensors = list(weights), list(weights.values())
     levels = [codebooks[name].levels for name in names]
     if context is not None:
         rate, gradients = context.rate_and_gradients(names, tensors, levels)
     else:
         rate, gradients = entropy_and_gradients(tensors, levels, order, scope=scope, scan=scan)
-    back = [
-        weights_of(gradient, codebooks[name].transform)
-        for name, gradient in zip(names, gradients, strict=True)
-    ]
-    return rate, dict(zip(names, back, strict=True))
+    return rate, dict(zip(names, gradients, strict=True))
 
 
 def distortion_and_errors(
@@ -164,9 +129,93 @@ def add_gradient(
     grad.add_(gradient.to(grad.dtype), alpha=strength)
 
 
-def stepped_names(
-    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], names: Sequence[str]
-) -> list[str]:
-    """Those of `names` whose parameters an optimizer steps now."""
+def stepped_names(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> list[str]:
+    """Names of the parameters that an optimizer steps."""
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return [n for n in names if id(parameters[n]) in stepped and parameters[n].requires_grad]
+    return [name for name, parameter in parameters.items() if id(parameter) in stepped]
+
+
+@dataclass(frozen=True)
+class EntropyTerm:
+    """Both terms, with the choices that HEMPCallback has for them.
+
+    Args:
+        order: Length n of the tuples.
+        scope: `tensor` or `network`, see `network_entropy`.
+        scan: Scan order.
+        insensitivity: Whether gradients are scaled by that of the loss.
+        context: Where code lengths come from; None for the entropy of the tuples.
+    """
+
+    order: int
+    scope: str
+    scan: str
+    insensitivity: bool = False
+    context: ContextRates | None = None
+
+    def add(
+        self,
+        optimizer: Optimizer,
+        trained: Mapping[str, nn.Parameter],
+        codebooks: Mapping[str, Codebook],
+        strength: float,
+        reconstruction: float = 0.0,
+        ramp: float = 1.0,
+        whole: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Add the gradient of both terms to the parameters that an optimizer steps.
+
+        Args:
+            optimizer: Will step some of the parameters, at least one.
+            trained: All trained parameters, by name; the terms are means over them.
+            codebooks: Codebooks by name.
+            strength: Factor of the rate.
+            reconstruction: Factor of the distortion.
+            ramp: Factor of both.
+            whole: Whether the values returned are to be those of all parameters.
+
+        Returns:
+            The rate in bits per weight, and the distortion, None where it was not needed.
+
+        Example:
+            >>> weight = nn.Parameter(torch.tensor([0.25, 1.0]))
+            >>> books = {"w": Codebook(torch.tensor([0.0, 1.0]))}
+            >>> term = EntropyTerm(order=1, scope="tensor", scan="row_major")
+            >>> sgd = torch.optim.SGD([weight], lr=1.0)
+            >>> term.add(sgd, {"w": weight}, books, 0.0, reconstruction=1.0)[1].item()
+            0.03125
+            >>> weight.grad
+            tensor([0.2500, 0.0000])
+        """
+        stepped = stepped_names(optimizer, trained)
+        # a part of the tensors is enough for their gradients, where each has a table of its own
+        names = list(trained) if whole or self.scope == "network" else stepped
+        weights = {name: trained[name].detach() for name in names}
+        rate, gradients = rate_and_gradients(
+            weights, codebooks, self.order, self.scope, self.scan, self.context
+        )
+        part = sum(w.numel() for w in weights.values())
+        share = part / sum(parameter.numel() for parameter in trained.values())
+        distortion = None
+        if whole or reconstruction:
+            distortion, errors = distortion_and_errors(weights, codebooks)
+        for name in stepped:
+            gradient, factor = gradients[name], ramp * strength * share
+            if reconstruction:
+                error = errors[name] * (2 * reconstruction / part)
+                gradient, factor = gradient * strength + error, ramp * share
+            add_gradient(trained[name], gradient, factor, optimizer, self.insensitivity)
+        return rate, distortion
+
+
+def log_terms(
+    pl_module: LightningModule, rate: Tensor, distortion: Tensor | None, strength: float
+) -> None:
+    """Log the values of both terms, the lambda of now, and the ratio that the rate promises."""
+    assert distortion is not None  # where `whole` was asked for
+    pl_module.log_dict(
+        {"hemp/rate": rate.float(), "hemp/distortion": distortion, "hemp/lambda": strength},
+        batch_size=1,  # one value a step; Lightning asks for it with `dataloader_iter`
+    )
+    ratio = 32 / rate.float().clamp_min(1e-6)
+    pl_module.log("hemp/ratio", ratio, prog_bar=True, batch_size=1)

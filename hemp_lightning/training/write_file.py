@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from hemp_lightning.file import state
@@ -13,6 +15,9 @@ from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.save import save, size_of
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.training.quantized_network import QuantizedNetwork
+from hemp_lightning.training.recalibration import recalibrate
+from hemp_lightning.training.target_steering import Approach, index_rate
 
 
 def check_state(module: nn.Module) -> None:
@@ -34,60 +39,95 @@ def check_state(module: nn.Module) -> None:
         ) from None
 
 
-def write_quantized(
-    path: Path,
-    module: nn.Module,
-    codebooks: Mapping[str, Codebook],
-    options: FileOptions,
-    order: int,
-    scan: str,
-) -> Summary:
-    """Write a module that shows its quantized weights now.
+@dataclass(frozen=True)
+class TrainedFile:
+    """The file of a network that is trained on levels.
 
     Args:
-        path: The file; its folder is made.
-        module: What the file holds.
-        codebooks: Codebooks by the names of the module's parameters.
+        network: What it holds.
+        approach: Knows the size that it may have.
         options: How it is written.
         order: Length n of the tuples.
         scan: Scan order of the tuples.
-
-    Returns:
-        The sizes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return save(
-        module,
-        path,
-        coder=options.coder,
-        codebooks=_nearest(codebooks),
-        order=order,
-        scan=scan,
-        float_dtype=options.float_dtype,
-        fold_norms=options.fold_norms,
-        reorder_units=options.reorder_units,
-        cells="nearest",
-    )
 
+    network: QuantizedNetwork
+    approach: Approach
+    options: FileOptions
+    order: int
+    scan: str
 
-def size_quantized(
-    module: nn.Module,
-    codebooks: Mapping[str, Codebook],
-    options: FileOptions,
-    order: int,
-    scan: str,
-) -> Summary:
-    """The summary of the file that `write_quantized` would write; nothing stays on the disk."""
-    return size_of(
-        module,
-        codebooks=_nearest(codebooks),
-        options=replace(options, order=order, scan=scan, cells="nearest"),
-    )
+    def finish(
+        self, trainer: Trainer, pl_module: LightningModule, path: Path, recalibrate_batches: int
+    ) -> Summary | None:
+        """Take BatchNorm statistics anew, keep to the size, and write the file.
+
+        Args:
+            trainer: Trainer whose fit ends; with `fast_dev_run` nothing is written.
+            pl_module: Its LightningModule.
+            path: The file; its folder is made.
+            recalibrate_batches: See `recalibrate`.
+
+        Returns:
+            The sizes; None on other processes than the first.
+
+        Raises:
+            Exception: What kept the file from being written; the weights stay in the module.
+        """
+        try:
+            self._land(pl_module)
+            self.network.quantize(pl_module)
+            recalibrate(trainer, pl_module, self.network.root(pl_module), recalibrate_batches)
+            self.network.release()
+            self._land(pl_module)  # other statistics may take more bytes
+            if trainer.fast_dev_run:  # type: ignore[attr-defined]
+                return self.summary(pl_module)
+            return self._write(pl_module, path) if trainer.is_global_zero else None
+        except Exception as error:
+            rank_zero_warn(
+                f"HEMPCallback could not write {path}: {error}. The trained weights are in "
+                "the module; `hemp_lightning.save` writes them once the reason is gone"
+            )
+            raise
+        finally:
+            self.network.release()
+
+    def summary(
+        self, pl_module: LightningModule, codebooks: Mapping[str, Codebook] | None = None
+    ) -> Summary:
+        """The summary of the file that these codebooks would make; None for those of now."""
+        codebooks = self.network.codebooks if codebooks is None else codebooks
+        options = replace(self.options, order=self.order, scan=self.scan)
+        with self.network.showing(pl_module, codebooks) as root:
+            return size_of(root, codebooks=_nearest(codebooks), options=options)
+
+    def index_rate(self) -> float:
+        """Entropy of the indices as they are now, in bits per weight."""
+        return index_rate(self.network.parameters, self.network.codebooks, self.order, self.scan)
+
+    def _land(self, pl_module: LightningModule) -> None:
+        self.network.codebooks = self.approach.land(
+            {name: weights.detach() for name, weights in self.network.parameters.items()},
+            self.network.codebooks,
+            lambda codebooks: self.summary(pl_module, codebooks).file_bytes,
+        )
+
+    def _write(self, pl_module: LightningModule, path: Path) -> Summary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.network.showing(pl_module, self.network.codebooks) as root:
+            return save(
+                root,
+                path,
+                coder=self.options.coder,
+                codebooks=_nearest(self.network.codebooks),
+                order=self.order,
+                scan=self.scan,
+                float_dtype=self.options.float_dtype,
+                fold_norms=self.options.fold_norms,
+                reorder_units=self.options.reorder_units,
+            )
 
 
 def _nearest(codebooks: Mapping[str, Codebook]) -> dict[str, Codebook]:
-    """Codebooks for weights that are at their levels, which trimmed thresholds might move."""
-    return {
-        name: Codebook(book.levels.cpu(), transform=book.transform)
-        for name, book in codebooks.items()
-    }
+    """Codebooks for weights at their levels, which trimmed thresholds may put in another cell."""
+    return {name: Codebook(book.levels.cpu()) for name, book in codebooks.items()}

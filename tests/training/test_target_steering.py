@@ -267,7 +267,7 @@ def test_the_file_holds_what_the_trimmed_codebooks_say(tmp_path):
         (book.assign(book.levels) != torch.arange(book.num_levels)).any() for book in books.values()
     )
     decoded = load(tmp_path / "net.hemp")
-    for name, parameter in callback._parameters.items():
+    for name, parameter in callback._network.parameters.items():
         torch.testing.assert_close(decoded[name], books[name].quantize(parameter), rtol=0, atol=0)
 
 

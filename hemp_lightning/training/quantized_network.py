@@ -1,0 +1,204 @@
+"""The part of a network that is trained on levels: its parameters, codebooks and forward passes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
+
+from hemp_lightning.entropy.context_lengths import ContextRates
+from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.quantization.quantizers import Quantizer
+from hemp_lightning.training.arguments import submodule
+from hemp_lightning.training.chosen import ChosenTensors
+from hemp_lightning.training.quantized_forward import QuantizedForward, quantize_like
+
+
+class QuantizedNetwork:
+    """The chosen parameters of a network, with a codebook for each.
+
+    Args:
+        module: Name of the submodule that counts; None for the whole LightningModule.
+        tensors: What is chosen in it, see `select_tensors`.
+        quantizer: Fits the codebooks.
+        takes_rates: Whether code lengths of the context coder are taken with the codebooks.
+
+    Attributes:
+        codebooks: Codebook of each chosen parameter, by name; empty before the first fit.
+        forward: Lets forward passes see quantized weights.
+        rates: The code lengths; None without them.
+    """
+
+    def __init__(
+        self,
+        module: str | None,
+        tensors: str | Sequence[str],
+        quantizer: Quantizer,
+        takes_rates: bool,
+    ) -> None:
+        self.codebooks: dict[str, Codebook] = {}
+        self.forward = QuantizedForward()
+        self.rates = ContextRates() if takes_rates else None
+        self._module = module
+        self._quantizer = quantizer
+        self._chosen = ChosenTensors(tensors)
+        self._owner: Any = None  # the LightningModule that the codebooks belong to, weakly
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The chosen parameters, by name."""
+        return self._chosen.parameters
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Those of them that are trained."""
+        return {name: p for name, p in self.parameters.items() if p.requires_grad}
+
+    def root(self, pl_module: LightningModule) -> nn.Module:
+        """The part of `pl_module` whose parameters are chosen."""
+        return submodule(pl_module, self._module)
+
+    def own(self, pl_module: LightningModule | None) -> None:
+        """Let the codebooks belong to `pl_module`; None for the one that is followed next."""
+        self._owner = None if pl_module is None else weakref.ref(pl_module)
+
+    def follow(self, pl_module: LightningModule, trainer: Trainer) -> bool:
+        """Choose again where the network has changed, and fit codebooks to what is new.
+
+        Returns:
+            False if `pl_module` is another network than was trained; it is left as it is.
+
+        Raises:
+            ValueError: If there is nothing to choose.
+        """
+        if self._owner is None:
+            self.own(pl_module)
+        if self._owner() is not pl_module:
+            rank_zero_warn(
+                f"HEMPCallback leaves this {type(pl_module).__name__} as it is: its codebooks "
+                "belong to the network that it was trained with"
+            )
+            return False
+        changes = self._chosen.update(pl_module, self.root(pl_module))
+        if changes:
+            self.forward.detach()
+            renamed = {changes.renamed.get(name, name): b for name, b in self.codebooks.items()}
+            for name in changes.replaced:
+                renamed.pop(name, None)
+            self.codebooks = {n: renamed[n] for n in self.parameters if n in renamed}
+        if not self.codebooks:
+            return True
+        for name, book in self.codebooks.items():
+            device = self.parameters[name].device
+            if book.levels.device != device:
+                self.codebooks[name] = book.to(device)
+        missing = [name for name in self.parameters if name not in self.codebooks]
+        if missing:
+            rank_zero_warn(f"HEMPCallback fits codebooks to what is new: {', '.join(missing)}")
+            self._fit(missing, trainer)
+        if self.rates is not None and not self.rates.fits(self.parameters, self.codebooks):
+            self.take_rates()
+        return True
+
+    def fit(self, trainer: Trainer) -> None:
+        """Fit all codebooks, each from the one before.
+
+        Raises:
+            ValueError: If a tensor cannot be quantized; its name is told.
+        """
+        self._fit(self.parameters, trainer)
+        self.take_rates()
+
+    def take_rates(self) -> None:
+        """Take the code lengths of the weights as they are, if they count."""
+        if self.rates is not None:
+            self.rates.take(self.parameters, self.codebooks)
+
+    def _fit(self, names: Collection[str], trainer: Trainer) -> None:
+        for name in names:
+            weights = self.parameters[name].detach()
+            try:
+                codebook = self._quantizer.fit(weights, self.codebooks.get(name))
+            except ValueError as error:
+                raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
+            self.codebooks[name] = codebook.half_precision().to(weights.device)
+        if trainer.world_size > 1:
+            # every process fits the same weights; this holds even where their libraries differ
+            books = {n: (b.levels.cpu(), b.thresholds.cpu()) for n, b in self.codebooks.items()}
+            self.codebooks = {
+                name: Codebook(*pair).to(self.parameters[name].device)
+                for name, pair in trainer.strategy.broadcast(books).items()
+            }
+
+    # What forward passes see.
+
+    def quantize(self, pl_module: LightningModule) -> None:
+        """Quantize the forward passes to come."""
+        self._attach(pl_module)
+        self.forward.quantizers = _quantizers(self.codebooks)
+        self.forward.enabled = True
+
+    def release(self) -> None:
+        """Let the forward passes to come see the real weights."""
+        self.forward.enabled = False
+
+    @contextmanager
+    def showing(
+        self, pl_module: LightningModule, codebooks: Mapping[str, Codebook]
+    ) -> Iterator[nn.Module]:
+        """The root, with quantized weights in its `state_dict` too for a while."""
+        self._attach(pl_module)
+        with self.forward.within(pl_module, _quantizers(codebooks)):
+            yield self.root(pl_module)
+
+    def _attach(self, pl_module: LightningModule) -> None:
+        if not self.forward.is_attached(pl_module):
+            self.forward.attach(pl_module, self.parameters)
+
+    # What a checkpoint holds.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Codebooks and code lengths."""
+        return {
+            "num_levels": self._quantizer.num_levels,
+            "codebooks": {
+                name: {"levels": book.levels.cpu(), "thresholds": book.thresholds.cpu()}
+                for name, book in self.codebooks.items()
+            },
+            "rates": (self.rates or ContextRates()).state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> bool:
+        """Go on from `state_dict`, with the network that is followed next.
+
+        Returns:
+            Whether its codebooks are used; those of another number of levels are not.
+        """
+        books = {
+            name: Codebook(entry["levels"], entry["thresholds"])
+            for name, entry in state_dict["codebooks"].items()
+        }
+        self.own(None)
+        if self.rates is not None:
+            self.rates.load_state_dict(state_dict["rates"])
+        wanted = self._quantizer.num_levels
+        most = max((book.num_levels for book in books.values()), default=0)
+        found = state_dict.get("num_levels", wanted if most <= wanted else most)
+        if found != wanted:
+            rank_zero_warn(
+                f"HEMPCallback goes on with `num_levels` {wanted} from a checkpoint with {found}: "
+                "the codebooks are fitted afresh"
+            )
+            books = {}
+        self.codebooks = books
+        return found == wanted
+
+
+def _quantizers(codebooks: Mapping[str, Codebook]) -> dict[str, Any]:
+    return {name: partial(quantize_like, book) for name, book in codebooks.items()}
