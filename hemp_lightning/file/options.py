@@ -18,15 +18,33 @@ class FileOptions:
     """How a file is written; `save` takes the same words.
 
     Args:
-        coder: Coder of the indices, a name of `hemp_lightning.coding.CODERS`.
-        float_dtype: How float32 tensors that are not quantized are held: `float16`, `bfloat16`,
-            `float32`, or `steps`; see `save`.
-        fold_norms: Write each BatchNorm as two numbers a channel instead of four; see `save`.
-        reorder_units: Put hidden units that fell silent behind the others; see `save`.
-        order: Length of the tuples, for the coder `tuples` and the entropies of the summary.
-        scan: Scan order of the tuples, one of `hemp_lightning.ground.scan_order.SCANS`.
-        transform: What is done to kernels before they are quantized; see `save`.
-        cells: Which level a weight takes, one of `hemp_lightning.file.cells.CELLS`; see `save`.
+        coder: Coder of the indices, a name of `hemp_lightning.coding.CODERS`. `context` gives way
+            to a simpler coder where that is smaller.
+        float_dtype: How float32 tensors that are not quantized are held. `float16` or `bfloat16`:
+            so, where that moves each entry by at most `2^-11` or `2^-8` of itself or by `2^-22` of
+            the largest entry; else exactly, as with `float32`. `steps`: biases, norm scales and
+            statistics, all with at most one axis, on steps of a sixteenth or less of their
+            deviation, see `round_to_steps`; the others, and biases of recurrent layers, as with
+            `float16`. Steps are for networks that were trained or measured with them. Every other
+            dtype is always held exactly.
+        fold_norms: Say each BatchNorm in two numbers a channel and not four, see `folded_state`:
+            the file is smaller by half of its norms and the network computes the same in evaluation
+            mode, but is no longer one to train further. Needs a module, which knows its norms.
+        reorder_units: Put hidden units that fell silent behind the others, and leave out weights
+            that listen to units which are always 0, see `reordered_state`: the file is smaller and
+            the network computes the same, with its hidden units in another order. Needs a module,
+            which knows its layers.
+        order: Length of the tuples, for the coder `tuples` and for the entropies of the summary.
+        scan: Scan order of the tuples, for the same.
+        transform: What is done to kernels before they are quantized. `dct`: the coefficients of
+            their cosine transform are quantized, which takes fewer bits where kernels are smooth;
+            `none`: the weights themselves; `auto`: for each tensor what probably takes fewer bits;
+            or these by the names of tensors, of which the others have none. Tensors without
+            kernels of more than one place have none.
+        cells: Which level a weight takes. `nearest`: the one of its codebook's cell; `priced`: the
+            one of least error and code length, see `assign_priced`, with the coders `context` and
+            `fast`; `auto`: `priced` with `num_levels` levels of the quantizer `uniform`, else
+            `nearest`.
 
     Raises:
         TypeError: If a value has a wrong type.

@@ -55,62 +55,36 @@ def save(
 ) -> Summary:
     """Write a model or state_dict as one `.hemp` file.
 
-    The file is decoded and compared with what should be in it before it takes its name; on any
-    failure an old file of that name stays as it was. Tensors are coded one at a time by each
-    thread: beside the state_dict there is memory for a few copies of `threads` of them.
+    The file is decoded and compared before it takes its name; on any failure an old file stays.
+    Beside the state_dict there is memory for a few copies of `threads` tensors.
 
     Args:
         model_or_state_dict: What to write; all of its state_dict is in the file.
         path: The file to write.
-        num_levels: The most levels of a quantized tensor. None: as many as keep the error of each
-            tensor below half a percent, see `BoundedQuantizer`; a network that was not trained for
-            few levels then computes nearly the same.
-        quantizer: Fits levels to tensors: a name of `hemp_lightning.quantization.QUANTIZERS` or an
-            object with `fit`. None: `uniform`, or `lloyd_max` where `num_levels` is given.
-        coder: A name of `hemp_lightning.coding.CODERS`. `context` gives way to a simpler coder
-            where that is smaller.
-        codebooks: Codebooks by name: exactly these tensors are quantized, with these and their
-            transforms. `num_levels`, `quantizer`, `tensors` and `transform` are not used then.
-        tensors: What to quantize: `weights` (floating parameters with two axes or more but scales
-            of norms; of a state_dict: floating tensors with two axes or more), `layers` (of a
-            module: biases too), `all` floating parameters, or names or patterns of them; what
-            begins with `!` is left out, see `select_tensors`. A tensor that is not finite is held
-            exactly, unless it is named in full.
-        order: Length of the tuples, for the coder `tuples` and for the entropies of the summary.
-        scan: Scan order of the tuples, for the same.
-        float_dtype: How float32 tensors that are not quantized are held. `float16` or `bfloat16`:
-            so, where that moves each entry by at most `2^-11` or `2^-8` of itself or by `2^-22` of
-            the largest entry; else exactly, as with `float32`. `steps`: biases, norm scales and
-            statistics, all with at most one axis, on steps of a sixteenth or less of their
-            deviation, see `round_to_steps`; the others, and biases of recurrent layers, as with
-            `float16`. Steps are for networks that were trained or measured with them. Every other
-            dtype is always held exactly.
-        fold_norms: Say each BatchNorm in two numbers a channel and not four, see `folded_state`:
-            the file is smaller by half of its norms and the network computes the same in evaluation
-            mode, but is no longer one to train further. Needs a module, which knows its norms.
-        reorder_units: Put hidden units that fell silent behind the others, and leave out weights
-            that listen to units which are always 0, see `reordered_state`: the file is smaller and
-            the network computes the same, with its hidden units in another order. Needs a module,
-            which knows its layers.
-        transform: What is done to kernels before they are quantized. `dct`: the coefficients of
-            their cosine transform are quantized, which takes fewer bits where kernels are smooth;
-            `none`: the weights themselves; `auto`: for each tensor what probably takes fewer bits;
-            or these by the names of tensors, of which the others have none. Tensors without
-            kernels of more than one place have none.
-        cells: Which level a weight takes. `nearest`: the one of its codebook's cell; `priced`: the
-            one of least error and code length, see `assign_priced`, with the coders `context` and
-            `fast`; `auto`: `priced` with `num_levels` levels of the quantizer `uniform`, else
-            `nearest`.
+        num_levels: The most levels of a tensor. None: as many as keep the error of each below half
+            a percent, see `BoundedQuantizer`: an untrained network then computes nearly the same.
+        quantizer: A name of `QUANTIZERS` or an object with `fit`; None: `uniform`, or `lloyd_max`
+            where `num_levels` is given.
+        coder: A name of `hemp_lightning.coding.CODERS`, see `FileOptions`.
+        codebooks: Codebooks by name: exactly these tensors are quantized, with these. `num_levels`,
+            `quantizer`, `tensors` and `transform` are not used then.
+        tensors: What to quantize: `weights`, `layers` (biases too), `all`, or names or patterns,
+            see `select_tensors`. A tensor that is not finite is held exactly, unless it is named.
+        order: See `FileOptions`, as for the six that follow.
+        scan: Scan order of the tuples.
+        float_dtype: How other tensors are held.
+        fold_norms: Whether a BatchNorm is said in two numbers a channel.
+        reorder_units: Whether silent hidden units are put last.
+        transform: What is done to kernels before they are quantized.
+        cells: Which level a weight takes.
         metadata: Strings by name that the file carries beside its tensors.
-        threads: How many tensors are coded at a time; None for one per processor at hand, at most
-            8. The file does not depend on it.
+        threads: How many tensors are coded at a time; None for one per processor, at most 8.
 
     Returns:
         The sizes.
 
     Raises:
-        ValueError: If an argument is out of range, or a tensor cannot be written (sharded, sparse,
-            NaN under a name that is to be quantized): its name is told.
+        ValueError: If an argument is out of range, or a tensor, whose name is told, not writable.
         TypeError: If an argument or an entry of the state_dict is of a wrong type.
         OSError: If the file cannot be written.
 
@@ -124,8 +98,7 @@ def save(
         >>> [tuple(tensor.shape) for tensor in load(summary.path).values()]
         [(32, 64), (32,)]
     """
-    begin = time.perf_counter()
-    threads = count_threads(threads)
+    begin, threads = time.perf_counter(), count_threads(threads)
     options = FileOptions(
         coder, float_dtype, fold_norms, reorder_units, order, scan, transform, cells
     )
@@ -138,6 +111,19 @@ def save(
         tensors=tensors,
         options=options,
     )
+    summary = _write(plan, path, metadata, threads, begin)
+    _warn(plan, summary, fitted=codebooks is None)
+    return summary
+
+
+def _write(
+    plan: Plan,
+    path: str | os.PathLike[str],
+    metadata: dict[str, str],
+    threads: int,
+    begin: float,
+) -> Summary:
+    """Encode, write, decode and compare; only then does the file take its name."""
     with replacing(path) as temporary:
         with tempfile.SpooledTemporaryFile(_SPOOL_BYTES, dir=str(temporary.parent)) as spool:
             records, sizes, summaries = encode_sections(plan, spool, threads)
@@ -145,9 +131,7 @@ def save(
                 write_file(file, records, sizes, spool, metadata)
         file_bytes = check_written(temporary, records, metadata)
     seconds = time.perf_counter() - begin
-    summary = total(path, file_bytes, records, summaries, seconds, metadata)
-    _warn(plan, summary, fitted=codebooks is None)
-    return summary
+    return total(path, file_bytes, records, summaries, seconds, metadata)
 
 
 def size_of(

@@ -6,7 +6,7 @@ What it does is in the files beside this one: see `quantized_network.py` and `en
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import check_scan
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
+from hemp_lightning.quantization.transforms import check_transform
 from hemp_lightning.training.arguments import check_arguments, check_trainer, check_training
 from hemp_lightning.training.entropy_term import EntropyTerm, log_terms, prepare, stepped_names
 from hemp_lightning.training.quantized_network import QuantizedNetwork
 from hemp_lightning.training.step_watch import StepWatch
 from hemp_lightning.training.target_steering import Approach
-from hemp_lightning.training.write_file import TrainedFile, check_state
+from hemp_lightning.training.write_file import TrainedFile
 
 
 class HEMPCallback(Callback):
@@ -59,14 +60,16 @@ class HEMPCallback(Callback):
         warmup_epochs: Epochs over which both lambdas rise linearly from 0; may be a fraction.
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
+        transform: Of kernels of convolutions before they are quantized: `dct`, and levels, rate and
+            file are those of their cosine coefficients; `none`; `auto` for `dct` but where most
+            weights are 0 or few values; or these by the names of tensors.
         tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
         target_bytes: Size the file should have, see `target_steering`. None: lambda stays.
         target_accuracy: Value of `monitor` to end at, in (0, 1). None: lambda stays.
         monitor: Logged metric for `target_accuracy`, of the validation.
         path: File to write at the end of training; None for none. A trial run with `fast_dev_run`
             writes none.
-        file: How it is written, see `FileOptions`; `order` and `scan` there do not count. None
-            for `float_dtype`='steps', all else as there.
+        file: How it is written, None for `FileOptions()`; `order` and `scan` there do not count.
         module: Name of the submodule that is trained and written, such as `network`; None for all.
         recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
             quantized weights before writing; 0 keeps those of the training.
@@ -102,6 +105,7 @@ class HEMPCallback(Callback):
         warmup_epochs: float = 0.0,
         refit_every_n_epochs: int = 1,
         refit_every_n_steps: int = 0,
+        transform: str | Mapping[str, str] = "auto",
         tensors: str | Sequence[str] = "weights",
         target_bytes: int | None = None,
         target_accuracy: float | None = None,
@@ -125,9 +129,11 @@ class HEMPCallback(Callback):
         self.warmup_epochs = warmup_epochs
         self.refit_every_n_epochs = refit_every_n_epochs
         self.refit_every_n_steps = refit_every_n_steps
+        check_transform(transform)
+        self.transform = transform
         self.tensors = tensors
         self.path = None if path is None else Path(path)
-        self.file = file or FileOptions(float_dtype="steps")
+        self.file = file or FileOptions()
         self.module = module
         self.recalibrate_batches = recalibrate_batches
         check_arguments(vars(self))
@@ -141,7 +147,11 @@ class HEMPCallback(Callback):
         self.summary: Summary | None = None
         self.approach = self._new_approach()
         self._network = QuantizedNetwork(
-            self.module, self.tensors, self.quantizer, self.rate_model == "context"
+            self.module,
+            self.tensors,
+            self.quantizer,
+            self.transform,
+            self.rate_model == "context",
         )
         self._watch: StepWatch | None = None
         self._fitted: tuple[Any, ...] = ()  # Trainer and module of the last fit, weakly
@@ -157,6 +167,10 @@ class HEMPCallback(Callback):
     def codebooks(self) -> dict[str, Codebook]:
         """Codebook of each tensor, by name; empty before `start_epoch`."""
         return self._network.codebooks
+
+    @codebooks.setter
+    def codebooks(self, codebooks: Mapping[str, Codebook]) -> None:
+        self._network.codebooks = dict(codebooks)
 
     @property
     def state_key(self) -> str:
@@ -219,8 +233,7 @@ class HEMPCallback(Callback):
         self._fitted = weakref.ref(trainer), weakref.ref(pl_module)
         self._network.own(pl_module)
         self._network.follow(pl_module, trainer)
-        if self.path is not None:
-            check_state(self._network.root(pl_module))
+        self._trained_file.check(pl_module, self.path, self.tensors)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the optimizers, and that a target can be steered to; watch every step."""
@@ -353,6 +366,7 @@ class HEMPCallback(Callback):
         trained = self._network.trained
         if not stepped_names(optimizer, trained):
             return
+        self._network.warn_of_unseen(optimizer)
         self.approach.follow_bytes(trainer, self._trained_file.index_rate)
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         logs = trainer.global_step % every == 0

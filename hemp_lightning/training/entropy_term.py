@@ -19,6 +19,7 @@ from hemp_lightning.entropy.context_lengths import ContextRates
 from hemp_lightning.entropy.context_lengths import warm_up as warm_up_context
 from hemp_lightning.entropy.formula import entropy_and_gradients, warm_up
 from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.quantization.transforms import weights_of
 
 
 def prepare(order: int, device: torch.device, rate_model: str) -> None:
@@ -41,7 +42,7 @@ def rate_and_gradients(
 
     Args:
         weights: Weights by name, any shapes.
-        codebooks: Codebooks by name.
+        codebooks: Codebooks by name; with a transform the rate is that of the coefficients.
         order: Length n of the tuples.
         scope: `tensor` or `network`, see `network_entropy`.
         scan: Scan order.
@@ -58,13 +59,18 @@ def rate_and_gradients(
         >>> rate.item()
         1.0
     """
-    names, tensors = list(weights), list(weights.values())
+    names = list(weights)
+    tensors = [codebooks[name].coefficients(weights[name]) for name in names]
     levels = [codebooks[name].levels for name in names]
     if context is not None:
         rate, gradients = context.rate_and_gradients(names, tensors, levels)
     else:
         rate, gradients = entropy_and_gradients(tensors, levels, order, scope=scope, scan=scan)
-    return rate, dict(zip(names, gradients, strict=True))
+    back = [
+        weights_of(gradient, codebooks[name].transform)
+        for name, gradient in zip(names, gradients, strict=True)
+    ]
+    return rate, dict(zip(names, back, strict=True))
 
 
 def distortion_and_errors(

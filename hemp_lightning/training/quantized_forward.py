@@ -112,7 +112,7 @@ class QuantizedForward:
     Attributes:
         enabled: Whether forward passes are quantized now.
         quantizers: How each parameter is quantized, by name. Others stay as they are.
-        used: Names of the parameters whose quantized tensor some forward pass has seen.
+        used: Names of the parameters that got a gradient through their quantized tensor.
 
     Example:
         >>> layer = nn.Linear(1, 1, bias=False)
@@ -301,8 +301,8 @@ class QuantizedForward:
             tensor = StraightThrough.apply(parameter, window.quantizers[name])
             replaced = _Replaced(name, parameter, tensor, _versions(parameter, tensor))
             window.replaced[id(parameter)] = replaced
-            if tensor.requires_grad:
-                self.used.add(name)
+            if tensor.requires_grad and name not in self.used:
+                tensor.register_hook(functools.partial(_note, self.used, name))
         replaced.places.append((store, key))
         store[key] = replaced.tensor
 
@@ -384,6 +384,11 @@ def _versions(parameter: Tensor, tensor: Tensor) -> tuple[int, int | None]:
     """How often both were written to; tensors of inference mode do not count."""
     own = -1 if parameter.is_inference() else parameter._version
     return own, None if tensor.is_inference() else tensor._version
+
+
+def _note(used: set[str], name: str, _: Tensor) -> None:
+    """A gradient has come."""
+    used.add(name)
 
 
 def _is_redirected(module: nn.Module) -> bool:

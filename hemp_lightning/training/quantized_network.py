@@ -11,12 +11,15 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
+from torch.optim import Optimizer
 
 from hemp_lightning.entropy.context_lengths import ContextRates
+from hemp_lightning.errors import listed
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer
 from hemp_lightning.training.arguments import submodule
 from hemp_lightning.training.chosen import ChosenTensors
+from hemp_lightning.training.fit_transformed import fit_transformed
 from hemp_lightning.training.quantized_forward import QuantizedForward, quantize_like
 
 
@@ -27,6 +30,7 @@ class QuantizedNetwork:
         module: Name of the submodule that counts; None for the whole LightningModule.
         tensors: What is chosen in it, see `select_tensors`.
         quantizer: Fits the codebooks.
+        transform: Of the kernels, see HEMPCallback.
         takes_rates: Whether code lengths of the context coder are taken with the codebooks.
 
     Attributes:
@@ -40,6 +44,7 @@ class QuantizedNetwork:
         module: str | None,
         tensors: str | Sequence[str],
         quantizer: Quantizer,
+        transform: str | Mapping[str, str],
         takes_rates: bool,
     ) -> None:
         self.codebooks: dict[str, Codebook] = {}
@@ -47,7 +52,9 @@ class QuantizedNetwork:
         self.rates = ContextRates() if takes_rates else None
         self._module = module
         self._quantizer = quantizer
+        self._transform = transform
         self._chosen = ChosenTensors(tensors)
+        self._warned = False
         self._owner: Any = None  # the LightningModule that the codebooks belong to, weakly
 
     @property
@@ -124,19 +131,50 @@ class QuantizedNetwork:
         for name in names:
             weights = self.parameters[name].detach()
             try:
-                codebook = self._quantizer.fit(weights, self.codebooks.get(name))
+                self.codebooks[name] = fit_transformed(
+                    self._quantizer, name, weights, self._transform, self.codebooks.get(name)
+                )
             except ValueError as error:
                 raise ValueError(f"Cannot fit a codebook to `{name}`: {error}") from None
-            self.codebooks[name] = codebook.half_precision().to(weights.device)
         if trainer.world_size > 1:
             # every process fits the same weights; this holds even where their libraries differ
-            books = {n: (b.levels.cpu(), b.thresholds.cpu()) for n, b in self.codebooks.items()}
+            books = {
+                name: (book.levels.cpu(), book.thresholds.cpu(), book.transform)
+                for name, book in self.codebooks.items()
+            }
             self.codebooks = {
-                name: Codebook(*pair).to(self.parameters[name].device)
-                for name, pair in trainer.strategy.broadcast(books).items()
+                name: Codebook(*parts).to(self.parameters[name].device)
+                for name, parts in trainer.strategy.broadcast(books).items()
             }
 
     # What forward passes see.
+
+    def warn_of_unseen(self, optimizer: Optimizer) -> None:
+        """Warn once of parameters that got a gradient where no forward pass quantized them.
+
+        Args:
+            optimizer: Will step some of them, on gradients of the loss alone.
+        """
+        if self._warned or not self.forward.enabled:
+            return
+        trained = self.trained
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        unseen = [
+            name
+            for name, parameter in trained.items()
+            if name not in self.forward.used
+            and id(parameter) in stepped
+            and parameter.grad is not None
+            and parameter.grad.any()
+        ]
+        if unseen:
+            self._warned = True
+            rank_zero_warn(
+                f"HEMPCallback quantizes weights within the forward passes of modules; found "
+                f"{listed(unseen)} in use outside of any, where training sees real weights and "
+                "the file will hold others. Use them in the `forward` of a module, or leave them "
+                "out of `tensors`"
+            )
 
     def quantize(self, pl_module: LightningModule) -> None:
         """Quantize the forward passes to come."""
@@ -168,7 +206,11 @@ class QuantizedNetwork:
         return {
             "num_levels": self._quantizer.num_levels,
             "codebooks": {
-                name: {"levels": book.levels.cpu(), "thresholds": book.thresholds.cpu()}
+                name: {
+                    "levels": book.levels.cpu(),
+                    "thresholds": book.thresholds.cpu(),
+                    "transform": book.transform,
+                }
                 for name, book in self.codebooks.items()
             },
             "rates": (self.rates or ContextRates()).state_dict(),
@@ -181,7 +223,7 @@ class QuantizedNetwork:
             Whether its codebooks are used; those of another number of levels are not.
         """
         books = {
-            name: Codebook(entry["levels"], entry["thresholds"])
+            name: Codebook(entry["levels"], entry["thresholds"], entry.get("transform", "none"))
             for name, entry in state_dict["codebooks"].items()
         }
         self.own(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from hemp_lightning.file import state
+from hemp_lightning.file.choose import left_in_float, warn_of_floats
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.save import save, size_of
 from hemp_lightning.file.summary import Summary
@@ -56,6 +57,30 @@ class TrainedFile:
     options: FileOptions
     order: int
     scan: str
+
+    def check(
+        self, pl_module: LightningModule, path: Path | None, tensors: str | Sequence[str]
+    ) -> None:
+        """Refuse what could not be written after training; warn of large tensors left in float.
+
+        Args:
+            pl_module: The module that will be trained.
+            path: The file to write; None for none.
+            tensors: What the user chose.
+
+        Raises:
+            ValueError: If an entry is of a kind that no file holds.
+            TypeError: If an entry is no tensor.
+            IsADirectoryError: If `path` is a folder.
+        """
+        if path is None:
+            return
+        if path.is_dir():
+            raise IsADirectoryError(f"`path` must be a file; found the folder {path}")
+        root = self.network.root(pl_module)
+        check_state(root)
+        if tensors in ("weights", "layers") and pl_module.global_rank == 0:
+            warn_of_floats(left_in_float(root, self.network.parameters))
 
     def finish(
         self, trainer: Trainer, pl_module: LightningModule, path: Path, recalibrate_batches: int
@@ -125,9 +150,13 @@ class TrainedFile:
                 float_dtype=self.options.float_dtype,
                 fold_norms=self.options.fold_norms,
                 reorder_units=self.options.reorder_units,
+                cells="nearest",
             )
 
 
 def _nearest(codebooks: Mapping[str, Codebook]) -> dict[str, Codebook]:
     """Codebooks for weights at their levels, which trimmed thresholds may put in another cell."""
-    return {name: Codebook(book.levels.cpu()) for name, book in codebooks.items()}
+    return {
+        name: Codebook(book.levels.cpu(), transform=book.transform)
+        for name, book in codebooks.items()
+    }

@@ -8,102 +8,18 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch._dynamo.utils import counters
-from torch.utils.data import DataLoader, TensorDataset
 
 import hemp_lightning
 from hemp_lightning import FileOptions
 from hemp_lightning.entropy.formula import entropy_and_gradients, index_entropy
+from tests.training.stranger import Stranger, fit, loader, stranger
 
 # levels are looked for among the weights themselves; test_transform.py has the other case
 HEMPCallback = partial(hemp_lightning.HEMPCallback, transform="none")
-
-
-class Stranger(LightningModule):
-    """A small network with everything that makes trouble: BatchNorm, an embedding tied to the
-    output, a frozen layer, a parameter without gradient."""
-
-    def __init__(self, optimizer=torch.optim.Adam, rate=1e-2):
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 10)
-        )
-        self.frozen = nn.Linear(10, 10)
-        self.frozen.requires_grad_(False)
-        self.unused = nn.Linear(3, 2)
-        self.embedding = nn.Embedding(4, 10)
-        self.output = nn.Linear(10, 4, bias=False)
-        self.output.weight = self.embedding.weight
-        self.optimizer, self.rate = optimizer, rate
-        self.seen = []
-
-    def forward(self, x):
-        weights = self.net[0].weight.detach().clone()
-        if self.training:
-            self.seen.append(weights)
-        else:
-            self.seen_in_validation = weights
-        return self.output(self.frozen(self.net(x)))
-
-    def training_step(self, batch, batch_idx):
-        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
-        self.log("loss", loss)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        return self.optimizer(parameters, lr=self.rate)
-
-
-class ResumableLoader(DataLoader):
-    """Goes on where a checkpoint left it, which is what resuming bit for bit takes."""
-
-    first = position = 0
-
-    def __iter__(self):
-        first, self.first = self.first, 0
-        for n, batch in enumerate(super().__iter__()):
-            if n >= first:
-                self.position = n + 1
-                yield batch
-
-    def state_dict(self):
-        return {"position": self.position}
-
-    def load_state_dict(self, state):
-        self.first = state["position"] % len(self)
-
-
-def loader():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(64, 1, 6, 6, generator=generator)
-    return ResumableLoader(TensorDataset(images, torch.arange(64) % 4), batch_size=8)
-
-
-def fit(module, *callbacks, epochs=2, ckpt_path=None, **options):
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=epochs,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=list(callbacks),
-        **({"enable_checkpointing": False} | options),
-    )
-    trainer.fit(module, loader(), loader(), ckpt_path=ckpt_path)
-    return trainer
-
-
-def stranger(**options):
-    seed_everything(1, verbose=False)
-    return Stranger(**options)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
@@ -393,58 +309,6 @@ def test_manual_optimization_sees_levels_in_every_forward():
     assert len(module.net[0].weight.unique()) > 4
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"order": 0}, "`order` must be finite and at least 1; found 0"),
-        ({"num_levels": 1}, "`num_levels` must be from 2 to 65536; found 1"),
-        ({"lambda_entropy": -0.1}, "`lambda_entropy` must be finite and at least 0; found -0.1"),
-        ({"scope": "layer"}, "`scope` must be one of tensor, network; found 'layer'"),
-        ({"scan": "zigzag"}, "`scan` must be one of row_major"),
-        ({"forward": "soft"}, "`forward` must be one of straight_through, continuous"),
-        ({"quantizer": "octave"}, "`quantizer` must be one of uniform"),
-        ({"start_epoch": -1}, "`start_epoch` must be finite and at least 0"),
-        ({"rate_model": "guess"}, "`rate_model` must be one of tuples, context"),
-        ({"target_bytes": 9, "target_accuracy": 0.9}, "expected at most one of the two"),
-        ({"target_bytes": 0}, "`target_bytes` must be above 0; found 0"),
-        ({"target_accuracy": 95.0}, "between 0 and 1, not in percent; found 95.0"),
-        ({"target_bytes": 9, "lambda_entropy": 0}, "`lambda_entropy` must be above 0 with a"),
-    ],
-)
-def test_bad_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        HEMPCallback(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tensors": ["net.0.wait"]}, "found 'net.0.wait', which matches none of net.0.weight"),
-        ({"module": "nets"}, "`module` must be a submodule of Stranger"),
-    ],
-)
-def test_names_that_do_not_exist(options, message):
-    with pytest.raises(ValueError, match=message):
-        fit(stranger(), HEMPCallback(**options))
-
-
-def test_a_weight_that_is_not_finite_is_named():
-    module = stranger()
-    module.net[4].weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match=r"Cannot fit a codebook to `net.4.weight`"):
-        fit(module, HEMPCallback())
-
-
-def test_lbfgs_is_refused():
-    with pytest.raises(ValueError, match="found LBFGS"):
-        fit(stranger(optimizer=torch.optim.LBFGS), HEMPCallback())
-
-
-def test_batches_of_recalibration_are_checked():
-    with pytest.raises(ValueError, match="`recalibrate_batches` must be finite and at least 0"):
-        HEMPCallback(recalibrate_batches=-1)
-
-
 def test_real_weights_come_back_after_an_error():
     class Broken(Stranger):
         def training_step(self, batch, batch_idx):
@@ -473,10 +337,3 @@ def test_a_checkpoint_of_quantized_weights_holds_the_real_ones(tmp_path, part):
     kept = torch.load(tmp_path / "at.ckpt", weights_only=False)["state_dict"]
     assert len(module.seen_in_validation.unique()) <= 3
     assert torch.equal(kept["net.0.weight"], module.net[0].weight)
-
-
-def test_a_training_that_ends_too_early_is_told(tmp_path):
-    callback = HEMPCallback(num_levels=3, start_epoch=5, path=tmp_path / "net.hemp")
-    with pytest.warns(UserWarning, match="Training ended before `start_epoch` 5"):
-        fit(stranger(), callback, epochs=1)
-    assert len(hemp_lightning.load(callback.path)["net.0.weight"].unique()) <= 3
