@@ -60,15 +60,13 @@ class HEMPCallback(Callback):
         warmup_epochs: Epochs over which both lambdas rise linearly from 0; may be a fraction.
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
-        transform: Of kernels of convolutions before they are quantized: `dct`, and levels, rate and
-            file are those of their cosine coefficients; `none`; `auto` for `dct` but where most
-            weights are 0 or few values; or these by the names of tensors.
+        transform: Of kernels before they are quantized: `dct` for their cosine coefficients, `none`,
+            `auto` for `dct` but where most weights are 0 or few values, or these by name.
         tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
         target_bytes: Size the file should have, see `target_steering`. None: lambda stays.
         target_accuracy: Value of `monitor` to end at, in (0, 1). None: lambda stays.
         monitor: Logged metric for `target_accuracy`, of the validation.
-        path: File to write at the end of training; None for none. A trial run with `fast_dev_run`
-            writes none.
+        path: File to write at the end of training; None, and `fast_dev_run`, for none.
         file: How it is written, None for `FileOptions()`; `order` and `scan` there do not count.
         module: Name of the submodule that is trained and written, such as `network`; None for all.
         recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
@@ -147,11 +145,7 @@ class HEMPCallback(Callback):
         self.summary: Summary | None = None
         self.approach = self._new_approach()
         self._network = QuantizedNetwork(
-            self.module,
-            self.tensors,
-            self.quantizer,
-            self.transform,
-            self.rate_model == "context",
+            self.module, self.tensors, self.quantizer, self.transform, self.rate_model == "context"
         )
         self._watch: StepWatch | None = None
         self._fitted: tuple[Any, ...] = ()  # Trainer and module of the last fit, weakly
