@@ -13,6 +13,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache, partial
 from importlib.machinery import PathFinder
 from types import FunctionType
@@ -48,7 +49,8 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     compiled = njit(nogil=True, error_model="numpy", **options)(function)
     if IS_COMPILED and function.__module__.startswith(_PACKAGE):
         assert isinstance(function, FunctionType)
-        compiled._cache = _LoopCache(function)
+        with suppress(RuntimeError):  # a loop that stands in no file has no cache
+            compiled._cache = _LoopCache(function)
     return compiled
 
 

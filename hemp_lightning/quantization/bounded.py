@@ -43,7 +43,7 @@ class BoundedQuantizer:
     Example:
         >>> weights = torch.linspace(-1, 1, 1001)
         >>> [BoundedQuantizer(bound).fit(weights).num_levels for bound in (0.05, 0.01)]
-        [21, 105]
+        [24, 117]
     """
 
     max_error: float = MAX_ERROR

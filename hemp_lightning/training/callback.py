@@ -60,7 +60,7 @@ class HEMPCallback(Callback):
         warmup_epochs: Epochs over which both lambdas rise linearly from 0; may be a fraction.
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
-        transform: Of kernels before they are quantized: `dct` for their cosine coefficients, `none`,
+        transform: Of kernels before they are quantized: `dct` for cosine coefficients, `none`,
             `auto` for `dct` but where most weights are 0 or few values, or these by name.
         tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
         target_bytes: Size the file should have, see `target_steering`. None: lambda stays.

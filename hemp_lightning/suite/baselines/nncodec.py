@@ -21,7 +21,7 @@ _FOLDED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 @torch.no_grad()
-def fold_norms(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def folded_norms(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Fold each BatchNorm into the layer before it, under the network's own keys.
 
     The layer before takes the norm's scale, the norm's bias the whole shift; what is left of the
@@ -36,7 +36,7 @@ def fold_norms(network: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]
         a network that computes the same in evaluation mode.
 
     Example:
-        >>> coded, constants = fold_norms(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
+        >>> coded, constants = folded_norms(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
         >>> list(coded), list(constants)
         (['0.weight', '1.bias'], ['0.bias', '1.weight', '1.running_mean', '1.running_var',
         '1.num_batches_tracked'])
@@ -88,7 +88,7 @@ class NNCodec(Method):
     """Code the network when training has ended; the file is the standard's own bitstream.
 
     Source: Becking et al., NNCodec, ICML Neural Compression Workshop 2023; package `nncodec`. Its
-    decoder does not unfold norms, therefore `fold_norms` does both ways here.
+    decoder does not unfold norms, therefore `folded_norms` does both ways here.
 
     Args:
         path: The file to write.
@@ -132,7 +132,7 @@ class NNCodec(Method):
             return
         from nncodec import nnc
 
-        coded, _ = fold_norms(network_of(pl_module))
+        coded, _ = folded_norms(network_of(pl_module))
         # contiguous: the package's C++ code walks the memory
         arrays = {k: np.ascontiguousarray(v.float().cpu().numpy()) for k, v in coded.items()}
         started = time.perf_counter()
@@ -162,7 +162,7 @@ class NNCodec(Method):
         from nncodec import nnc
 
         arrays = nnc.decompress(bytearray(Path(path).read_bytes()))
-        _, constants = fold_norms(network)
+        _, constants = folded_norms(network)
         decoded = {key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}
         network.load_state_dict({**constants, **decoded})
         return network

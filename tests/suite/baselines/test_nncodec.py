@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hemp_lightning.suite.baselines import NNCodec
-from hemp_lightning.suite.baselines.nncodec import fold_norms
+from hemp_lightning.suite.baselines.nncodec import folded_norms
 from hemp_lightning.suite.models import build
 
 installed = pytest.mark.skipif(
@@ -35,7 +35,7 @@ def with_statistics(network: nn.Module) -> nn.Module:
 def test_a_folded_network_computes_the_same(name: str) -> None:
     network = with_statistics(build(name, 10, 3, 32))
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    coded, constants = fold_norms(network)
+    coded, constants = folded_norms(network)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     fresh = build(name, 10, 3, 32)
     assert fold_norms(fresh)[1].keys() == constants.keys()
