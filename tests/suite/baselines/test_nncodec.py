@@ -38,8 +38,8 @@ def test_a_folded_network_computes_the_same(name: str) -> None:
     coded, constants = folded_norms(network)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     fresh = build(name, 10, 3, 32)
-    assert fold_norms(fresh)[1].keys() == constants.keys()
-    fresh.load_state_dict({**coded, **fold_norms(fresh)[1]})  # a decoder knows no more than this
+    assert folded_norms(fresh)[1].keys() == constants.keys()
+    fresh.load_state_dict({**coded, **folded_norms(fresh)[1]})  # a decoder knows no more than this
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         expected, found = network(images), fresh.eval()(images)
