@@ -67,13 +67,11 @@ class HEMPCallback(Callback):
         target_accuracy: Value of `monitor` to end at, in (0, 1). None: lambda stays.
         monitor: Logged metric for `target_accuracy`, of the validation.
         path: File to write at the end of training; None, and `fast_dev_run`, for none.
-        file: How it is written, None for `FileOptions()`; `order` and `scan` there do not count.
+        file: How it is written, None for `FileOptions()`; its `order` and `scan` do not count.
         module: Name of the submodule that is trained and written, such as `network`; None for all.
-        recalibrate_batches: Training batches on which BatchNorm statistics are taken anew with
-            quantized weights before writing; 0 keeps those of the training.
+        recalibrate_batches: Training batches on which BatchNorm statistics are taken anew; 0: none.
 
     Attributes:
-        codebooks: Codebook of each tensor, by name; empty before `start_epoch`.
         approach: How lambda finds its way to a target, see `target_steering`.
         summary: `Summary` of the written file, or None.
 
@@ -271,7 +269,7 @@ class HEMPCallback(Callback):
             self._refit(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """As at the end of a batch, which Lightning leaves out where a hook skips the epoch."""
+        """End a batch that a hook of the module has skipped."""
         self._release()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
