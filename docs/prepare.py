@@ -145,9 +145,9 @@ def _module(module: ModuleType, homes: dict[int, str]) -> list[str]:
         kind = _kind(value)
         home = homes.setdefault(id(value), full) if kind != "data" else full
         if kind == "data":
-            lines += [f".. py:data:: {full}", "", f"   {_comment(name, value)}", ""]
+            lines += [f".. py:data:: {name}", "", f"   {_comment(name, value)}", ""]
         elif home != full:
-            lines += [f".. py:{kind}:: {full}", ""]
+            lines += [f".. py:{kind}:: {name}", ""]
             lines += [f"   The same as :py:{_role(kind)}:`{home}`.", ""]
         else:
             lines += [f".. auto{kind}:: {full}", ""]
