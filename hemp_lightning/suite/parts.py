@@ -302,6 +302,8 @@ def new_method(config: DictConfig, folder: Path) -> Any:
     coder = _known_coder(config.coder)  # an unknown one shows before training, not after
     path = folder / "model.hemp"
     if hemp:
+        if part(config, "pruning"):
+            hemp = _on_weights(hemp)
         method = make(hemp, "hemp")
         check_quantizer(method.quantizer)
     elif quantization:
@@ -318,6 +320,23 @@ def new_method(config: DictConfig, folder: Path) -> Any:
             f"never sets in; found {start}. Raise `epochs` or lower `float_epochs`"
         )
     return method
+
+
+def _on_weights(hemp: DictConfig) -> DictConfig:
+    """HEMP for weights that are pruned: a level 0 of cosine coefficients is no weight of 0.
+
+    Raises:
+        ValueError: `hemp.transform` asks for cosine coefficients.
+    """
+    if hemp.get("transform") not in (None, "auto", "none"):
+        raise ValueError(
+            f"`hemp.transform`: expected auto or none with `pruning`, whose zeros stand among the "
+            f"weights; found {hemp.transform}. Type hemp.transform=none or pruning=none"
+        )
+    chosen = hemp.copy()
+    if "transform" in chosen:
+        chosen.transform = "none"
+    return chosen
 
 
 def method_name(config: DictConfig) -> str:

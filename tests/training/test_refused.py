@@ -67,7 +67,9 @@ def test_batches_of_recalibration_are_checked():
 
 
 def test_a_training_that_ends_too_early_is_told(tmp_path):
-    callback = HEMPCallback(num_levels=3, start_epoch=5, path=tmp_path / "net.hemp")
+    callback = HEMPCallback(
+        num_levels=3, start_epoch=5, transform="none", path=tmp_path / "net.hemp"
+    )
     with pytest.warns(UserWarning, match="Training ended before `start_epoch` 5"):
         fit(stranger(), callback, epochs=1)
     assert len(hemp_lightning.load(callback.path)["net.0.weight"].unique()) <= 3

@@ -220,7 +220,7 @@ def test_the_file_is_at_most_the_target_with_other_statistics(tmp_path, monkeypa
             super().__init__()
             self.body.insert(1, nn.BatchNorm1d(256, affine=False, momentum=0.0))
 
-    monkeypatch.setattr("hemp_lightning.training.callback.recalibrate", recalibrate)
+    monkeypatch.setattr("hemp_lightning.training.write_file.recalibrate", recalibrate)
     path = tmp_path / "net.hemp"
     fit(net=NormNet(), epochs=6, target_bytes=2500, path=path)
     assert 2000 < path.stat().st_size <= 2500
@@ -297,10 +297,10 @@ def test_the_file_is_measured_once_an_epoch(monkeypatch, every):
 
 @pytest.mark.parametrize("options, count", [({}, 12), ({"target_bytes": 1500}, 6)])
 def test_codebooks_stay_from_half_of_a_training_to_a_size(monkeypatch, options, count):
-    fits, refit = [], HEMPCallback._refit_codebooks
+    fits, refit = [], HEMPCallback._refit
     monkeypatch.setattr(
         HEMPCallback,
-        "_refit_codebooks",
+        "_refit",
         lambda callback, trainer: (fits.append(trainer.current_epoch), refit(callback, trainer)),
     )
     fit(epochs=12, **options)
