@@ -35,7 +35,6 @@ from hemp_lightning.quantization.transforms import (
 )
 
 _CHUNK = 2**22  # weights that are assigned to levels at a time
-_MOST_TUPLES = 2**62  # different ones that the coder of tuples can number
 
 
 def encode_entry(
@@ -105,9 +104,8 @@ def shortest_payload(
 
 def _simpler(num_levels: int, options: FileOptions) -> list[TuplesCoder | RawCoder]:
     """Coders to try beside the context coder, those that can number their tuples."""
-    if num_levels**options.order > _MOST_TUPLES:
-        return [RawCoder()]
-    return [TuplesCoder(order=options.order, scan=options.scan), RawCoder()]
+    tuples = TuplesCoder(order=options.order, scan=options.scan)
+    return [tuples, RawCoder()] if tuples.takes(num_levels) else [RawCoder()]
 
 
 def fit_codebook(
