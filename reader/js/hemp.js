@@ -909,7 +909,7 @@ function spell(table, levels, length) {
  */
 function readTable(cursor, cells, counted, mayEscape) {
   const start = cursor.at;
-  const most = Math.min(65536, counted, Number(cells));
+  const most = Math.min(65535, counted, Number(cells));
   const listed = cursor.varint("the number of listed cells", most);
   const byte = cursor.byte("a table");
   const bits = new Bits(cursor);
