@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
@@ -14,6 +13,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 from hemp_lightning.suite.report import write_report
+from tests.chromium import chromium, set_width
 from tests.suite.test_report import result, store
 
 
@@ -71,28 +71,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Headless Chromium on the page."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("needs chromium and chromedriver on the path")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync"
-    flags += " disable-background-networking disable-component-update"
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chromium = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield chromium
-    chromium.quit()
+    yield from chromium(tmp_path_factory.mktemp("chromium"))
 
 
 @pytest.fixture(params=[1280, 390])
 def opened(request: pytest.FixtureRequest, browser: Any, page: Path) -> Any:
     """The page as it opens, at one width of the window."""
-    size = {"width": request.param, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    set_width(browser, request.param)
     browser.get(page.as_uri())
     assert browser.execute_script("return innerWidth") == request.param
     return browser
