@@ -38,6 +38,7 @@ OTHERS = (
     "python -m venv",
     "python -m pytest",
     "python -m sphinx",
+    "python -m http.server",
     "ruff check",
     "ruff format",
     "cd hemp_lightning",
@@ -62,6 +63,7 @@ def names(pages: list[Path]) -> list[str]:
 
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
+WITH_JAVASCRIPT = [page for page in PAGES if blocks(page, "js")]
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
 
@@ -73,6 +75,20 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     shared = {"__name__": "page"}
     for number, code in enumerate(blocks(page, "python")):
         exec(compile(code, f"{page.name}, block {number}", "exec"), shared)
+
+
+@pytest.mark.parametrize("page", WITH_JAVASCRIPT, ids=names(WITH_JAVASCRIPT))
+def test_javascript_of_a_page_runs(page, tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node on the path")
+    prepare(tmp_path)
+    shutil.copy(ROOT / "reader" / "js" / "hemp.js", tmp_path)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "page.js").write_text("\n".join(blocks(page, "js")), encoding="utf-8")
+    done = subprocess.run([node, "page.js"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=names(WITH_COMMANDS))
