@@ -8,7 +8,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hemp_lightning.errors import HempFileError
 from hemp_lightning.file.load import inspect, load, load_into, verify
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.save import save
@@ -20,6 +19,7 @@ from hemp_lightning.quantization import (
     UniformQuantizer,
 )
 from hemp_lightning.version import __version__
+from hemp_reader.errors import HempFileError
 
 if TYPE_CHECKING:
     from hemp_lightning.calibration import CompressSummary, compress

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hemp_lightning.coding import CODERS
-from hemp_lightning.errors import HempFileError
 from hemp_lightning.file.cells import CELLS
 from hemp_lightning.file.checkpoints import (
     INDEX,
@@ -31,10 +30,11 @@ from hemp_lightning.file.format.storages import FLOAT_DTYPES
 from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.file.save import save
 from hemp_lightning.file.summary import Summary
-from hemp_lightning.ground.scan_order import SCANS
 from hemp_lightning.quantization.quantizers import QUANTIZERS
 from hemp_lightning.quantization.transforms import TRANSFORMS
 from hemp_lightning.version import __version__
+from hemp_reader.errors import HempFileError
+from hemp_reader.scan_order import SCANS
 
 BROKEN, MISUSED, INTERRUPTED = 1, 2, 130
 

@@ -6,7 +6,7 @@ import importlib
 from typing import Any, NamedTuple
 
 from hemp_lightning.coding.coder import Coder
-from hemp_lightning.errors import HempFileError
+from hemp_reader.errors import HempFileError
 
 __all__ = ["CODERS", "Coder", "coder_by_id", "get_coder", "register_coder"]
 

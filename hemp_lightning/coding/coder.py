@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from hemp_lightning.errors import HempFileError
-from hemp_lightning.ground.bitstream import Bytes
-from hemp_lightning.ground.limits import MAX_LEVELS
+from hemp_reader.bitstream import Bytes
+from hemp_reader.errors import HempFileError
+from hemp_reader.limits import MAX_LEVELS
 
 _PIECE = 2**18
 

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hemp_lightning.coding.coder import check_indices, index_dtype, is_trivial, trivial_indices
-from hemp_lightning.errors import HempFileError
-from hemp_lightning.ground.bitstream import Bytes
+from hemp_reader.bitstream import Bytes
+from hemp_reader.errors import HempFileError
 
 _CHUNK = 2**16  # indices that are packed at a time
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from hemp_lightning.entropy.logarithms import LINE
-from hemp_lightning.ground.numba_tools import unrolled
+from hemp_reader.numba_tools import unrolled
 
 
 def add_corners(table, cell, product, places, strides):  # type: ignore[no-untyped-def]

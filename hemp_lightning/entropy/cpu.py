@@ -19,9 +19,9 @@ from hemp_lightning.entropy.evaluation import Arrays
 from hemp_lightning.entropy.rows import count_rows
 from hemp_lightning.entropy.sparse import count_sparse
 from hemp_lightning.entropy.tables import UNROLLED_ORDER, Layout
-from hemp_lightning.ground.numba_tools import IS_COMPILED
 from hemp_lightning.quantization import assign
 from hemp_lightning.quantization.sorted_weights import BucketedWeights
+from hemp_reader.numba_tools import IS_COMPILED
 
 DENSE_CELLS = 1 << 19
 """Cells of a table that is worth keeping whole: beyond, most of it is outside the caches."""

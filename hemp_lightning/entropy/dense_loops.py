@@ -12,7 +12,7 @@ from hemp_lightning.entropy.corners import (
     write_gradient,
 )
 from hemp_lightning.entropy.locating import locate
-from hemp_lightning.ground.numba_tools import fused, jit
+from hemp_reader.numba_tools import fused, jit
 
 BLOCK = 128
 """Tuples that are located before they are counted."""

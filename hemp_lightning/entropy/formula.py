@@ -36,7 +36,7 @@ from torch import Tensor
 from hemp_lightning.coding.tuples.counting import check_order, counted_entropy
 from hemp_lightning.entropy import cpu, plain
 from hemp_lightning.entropy.tables import Layout
-from hemp_lightning.ground.scan_order import check_scan, scan_axes
+from hemp_reader.scan_order import check_scan, scan_axes
 
 SCOPES = ("tensor", "network")
 """One table per tensor, or one for all tensors, pooled by index."""
@@ -54,7 +54,7 @@ def soft_entropy(
         weights: Any shape, floating; float64 is computed in float64, everything else in float32.
         levels: Strictly ascending, `(num_levels,)`; constants, no gradient flows into them.
         order: Length n of the tuples, at least 1.
-        scan: Scan order, one of `hemp_lightning.ground.scan_order.SCANS`.
+        scan: Scan order, one of `hemp_reader.scan_order.SCANS`.
         backend: One of `BACKENDS`.
 
     Returns:
@@ -92,7 +92,7 @@ def network_entropy(
         levels: Levels of each tensor, `(num_levels,)`; the numbers of levels may differ.
         order: Length n of the tuples, at least 1. Tuples do not cross from tensor to tensor.
         scope: `tensor` for a table per tensor, `network` for one table pooled by index.
-        scan: Scan order, one of `hemp_lightning.ground.scan_order.SCANS`.
+        scan: Scan order, one of `hemp_reader.scan_order.SCANS`.
         backend: One of `BACKENDS`.
 
     Returns:
@@ -161,7 +161,7 @@ def index_entropy(
         indices: Integers in `[0, num_levels)`, any shape.
         num_levels: Size of the alphabet.
         order: Length n of the tuples, at least 1.
-        scan: Scan order, one of `hemp_lightning.ground.scan_order.SCANS`.
+        scan: Scan order, one of `hemp_reader.scan_order.SCANS`.
 
     Returns:
         Rate in bits per weight, from 0 to `log2(num_levels)`.

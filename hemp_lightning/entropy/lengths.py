@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_lightning.ground.numba_tools import jit
 from hemp_lightning.ground.threads import PART, run_jobs
+from hemp_reader.numba_tools import jit
 
 BLOCK = 512
 """Weights that are compared with one level after the other: they stay in the nearest cache."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hemp_lightning.ground.numba_tools import inlined, jit, unrolled
+from hemp_reader.numba_tools import inlined, jit, unrolled
 
 ROW = 64
 """Cells whose logarithms are taken together."""

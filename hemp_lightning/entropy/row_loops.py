@@ -17,7 +17,7 @@ from hemp_lightning.entropy.corners import (
     write_gradient,
 )
 from hemp_lightning.entropy.logarithms import LINE, finish_line
-from hemp_lightning.ground.numba_tools import fused, jit
+from hemp_reader.numba_tools import fused, jit
 
 
 @jit

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_lightning.errors import HempFileError, listed
 from hemp_lightning.file.load import load
 from hemp_lightning.file.safetensors_files import read_metadata, scan_safetensors
 from hemp_lightning.file.state import Deferred
+from hemp_reader.errors import HempFileError, listed
 
 PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".pth.tar", ".pt.tar", ".tar")
 SUFFIXES = (*PICKLED, ".safetensors")

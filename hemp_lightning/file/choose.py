@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hemp_lightning.errors import listed
 from hemp_lightning.file.fold_norms import folded_state
 from hemp_lightning.file.format.storages import QUANTIZABLE
 from hemp_lightning.file.options import FileOptions
@@ -26,6 +25,7 @@ from hemp_lightning.quantization.selection import (
     weights_by_name,
 )
 from hemp_lightning.quantization.transforms import is_transformable
+from hemp_reader.errors import listed
 
 LARGE_ENTRIES = 1024
 LARGE_SHARE = 0.05

@@ -9,11 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hemp_lightning.errors import listed, located
 from hemp_lightning.file.format.directory import QUANTIZED
 from hemp_lightning.file.format.files import HempFile, opened
 from hemp_lightning.file.format.sections import Content, read_section
-from hemp_lightning.file.parallel import count_threads, in_order
 from hemp_lightning.file.state import (
     uncompiled,
 )
@@ -25,6 +23,8 @@ from hemp_lightning.file.summary import (
     summarize,
     total,
 )
+from hemp_reader.errors import listed, located
+from hemp_reader.parallel import count_threads, in_order
 
 
 def load(

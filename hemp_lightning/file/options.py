@@ -9,8 +9,8 @@ from hemp_lightning.coding import CODERS
 from hemp_lightning.coding.tuples.counting import check_order
 from hemp_lightning.file.cells import CELLS
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
-from hemp_lightning.ground.scan_order import check_scan
 from hemp_lightning.quantization.transforms import check_transform
+from hemp_reader.scan_order import check_scan
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""What everything stands on: scan orders, bits and bytes, compiled loops, threads."""
+"""What everything stands on: threads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hemp_lightning.ground.numba_tools import jit
+from hemp_reader.numba_tools import jit
 
 QUANTIZED = 512
 """Weights that are compared with one threshold after the other: they stay in the nearest cache."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hemp_lightning.ground.limits import MAX_LEVELS
 from hemp_lightning.quantization.assign import quantize
 from hemp_lightning.quantization.transforms import (
     MAX_LEVEL,
@@ -17,6 +16,7 @@ from hemp_lightning.quantization.transforms import (
     to_weights,
     weights_of,
 )
+from hemp_reader.limits import MAX_LEVELS
 
 MAX_COMPARED = 256
 """Up to here a weight is compared with all thresholds; a search is quicker with more of them."""

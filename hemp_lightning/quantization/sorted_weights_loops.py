@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.ground.numba_tools import inlined, jit
+from hemp_reader.numba_tools import inlined, jit
 
 
 @inlined

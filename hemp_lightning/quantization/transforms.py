@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_lightning.ground.numba_tools import IS_COMPILED
 from hemp_lightning.quantization.transforms_loops import turn
+from hemp_reader.numba_tools import IS_COMPILED
 
 TRANSFORMS = ("none", "dct")
 """Transforms, by the number that stands for each in a file and never changes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.ground.numba_tools import jit
+from hemp_reader.numba_tools import jit
 
 LANES = 64
 """Kernels that are turned side by side, one in each lane of the vector unit."""

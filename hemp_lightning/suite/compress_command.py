@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from hemp_lightning.calibration import CompressSummary
-from hemp_lightning.errors import listed
 from hemp_lightning.file.checkpoints import read_checkpoint
 from hemp_lightning.file.state import Deferred
+from hemp_reader.errors import listed
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

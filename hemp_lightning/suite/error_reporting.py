@@ -14,7 +14,7 @@ from typing import NoReturn
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
-from hemp_lightning.errors import HempFileError
+from hemp_reader.errors import HempFileError
 
 USER_ERRORS = (
     ValueError,

@@ -20,7 +20,6 @@ from torch.optim import Optimizer
 
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.summary import Summary
-from hemp_lightning.ground.scan_order import check_scan
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
 from hemp_lightning.quantization.transforms import check_transform
@@ -30,6 +29,7 @@ from hemp_lightning.training.quantized_network import QuantizedNetwork
 from hemp_lightning.training.step_watch import StepWatch
 from hemp_lightning.training.target_steering import Approach
 from hemp_lightning.training.write_file import TrainedFile
+from hemp_reader.scan_order import check_scan
 
 
 class HEMPCallback(Callback):
@@ -52,7 +52,7 @@ class HEMPCallback(Callback):
         rate_model: `tuples` for the entropy of order n; `context` for the code lengths of the
             context coder, see `ContextRates`. `order`, `scope` and `scan` do not count then.
         scope: `tensor` for one table per tensor, `network` for one pooled by index.
-        scan: Scan order of the tuples, one of `hemp_lightning.ground.scan_order.SCANS`.
+        scan: Scan order of the tuples, one of `hemp_reader.scan_order.SCANS`.
         forward: `straight_through` trains through the quantized weights; `continuous`, the paper's
             own, through the real ones.
         insensitivity: Scale both terms by `1 - |g| / max|g|`, with the loss gradient `g`.

@@ -14,13 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from hemp_lightning.entropy.context_lengths import ContextRates
-from hemp_lightning.errors import listed
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer
 from hemp_lightning.training.arguments import submodule
 from hemp_lightning.training.chosen import ChosenTensors
 from hemp_lightning.training.fit_transformed import fit_transformed
 from hemp_lightning.training.quantized_forward import QuantizedForward, quantize_like
+from hemp_reader.errors import listed
 
 
 class QuantizedNetwork:

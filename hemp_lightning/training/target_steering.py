@@ -246,7 +246,7 @@ def index_rate(
         weights: Weights by name, any shapes.
         codebooks: Codebooks by the same names.
         order: Length n of the tuples.
-        scan: Scan order, one of `hemp_lightning.ground.scan_order.SCANS`.
+        scan: Scan order, one of `hemp_reader.scan_order.SCANS`.
 
     Example:
         >>> import torch

@@ -15,7 +15,7 @@ from hemp_lightning.entropy.formula import (
     network_entropy,
     soft_entropy,
 )
-from hemp_lightning.ground.scan_order import SCANS
+from hemp_reader.scan_order import SCANS
 from tests.entropy.brute_force import (
     BACKENDS,
     UNEVEN,

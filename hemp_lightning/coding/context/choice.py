@@ -13,7 +13,7 @@ from hemp_lightning.coding.context.counter_loop import code_fast
 from hemp_lightning.coding.context.mixing_loop import code_indices
 from hemp_lightning.coding.context.options import MAX_SCALE, MAX_UNARY, Options
 from hemp_lightning.coding.context.payload import encode_with
-from hemp_lightning.ground.scan_order import SCANS, scan_axes
+from hemp_reader.scan_order import SCANS, scan_axes
 
 _SPARSE = 0.1  # mean magnitude
 _SMALL = 4096  # up to this size a choice is made by trying

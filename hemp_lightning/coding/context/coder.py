@@ -37,9 +37,9 @@ from hemp_lightning.coding.context.payload import (
     no_values,
     values_of,
 )
-from hemp_lightning.errors import HempFileError
-from hemp_lightning.ground.bitstream import Bytes
-from hemp_lightning.ground.scan_order import scan_axes
+from hemp_reader.bitstream import Bytes
+from hemp_reader.errors import HempFileError
+from hemp_reader.scan_order import scan_axes
 
 
 class ContextCoder:

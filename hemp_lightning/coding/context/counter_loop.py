@@ -21,7 +21,7 @@ from hemp_lightning.coding.context.range_coder import (
     load_coder,
     store_coder,
 )
-from hemp_lightning.ground.numba_tools import inlined, jit
+from hemp_reader.numba_tools import inlined, jit
 
 FAST_DIGITS = 8  # of a binary magnitude; the digits below are equally likely
 FAST_LIMIT = 254  # a counter's rate never falls below 1 / (FAST_LIMIT + 1.5)

@@ -31,7 +31,7 @@ from hemp_lightning.coding.context.neighbours import (
     NUM_INPUTS,
     num_contexts,
 )
-from hemp_lightning.ground.numba_tools import embedded, jit
+from hemp_reader.numba_tools import embedded, jit
 
 NUM_CORRECTIONS = 33
 

@@ -38,7 +38,7 @@ from hemp_lightning.coding.context.range_coder import (
     load_coder,
     store_coder,
 )
-from hemp_lightning.ground.numba_tools import embedded, jit
+from hemp_reader.numba_tools import embedded, jit
 
 MIXED_DIGITS = 5  # of a binary magnitude; the digits below are predicted by order 0 alone
 LOW_NODES = 1024  # prefixes of the magnitude that have a counter for their next low digit

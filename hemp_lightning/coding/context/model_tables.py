@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.ground.numba_tools import jit
+from hemp_reader.numba_tools import jit
 
 STRETCH_MAX = 3071  # 12 in units of 1/256
 COUNT_LIMIT = 1020  # a counter's rate never falls below 1 / (COUNT_LIMIT + 1.5)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hemp_lightning.coding.context.model_tables import class_of, log_class
-from hemp_lightning.ground.numba_tools import embedded, jit
+from hemp_reader.numba_tools import embedded, jit
 
 NUM_INPUTS = 8
 LINE_INPUTS = 6  # from this input on: rows and columns

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hemp_lightning.coding.context import range_coder as coding
-from hemp_lightning.ground.scan_order import SCANS
+from hemp_reader.scan_order import SCANS
 
 _OPTION_ONE = 8192  # of 65,536: an option that is not the usual one costs 3 bits, a usual one 0.2
 _SCALE_ONE = 24_576

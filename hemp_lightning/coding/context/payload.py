@@ -10,7 +10,7 @@ import numpy as np
 from hemp_lightning.coding.context import range_coder as coding
 from hemp_lightning.coding.context.mixing_loop import code_indices
 from hemp_lightning.coding.context.options import Options, code_options
-from hemp_lightning.ground.scan_order import scan_axes
+from hemp_reader.scan_order import scan_axes
 
 _PIECE = 2**18  # indices
 NO_BYTES = np.zeros(0, np.uint8)

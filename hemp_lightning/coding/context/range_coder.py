@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.ground.numba_tools import inlined, jit
+from hemp_reader.numba_tools import inlined, jit
 
 DECODE, ENCODE, MEASURE, LENGTHS, PRICED = 0, 1, 2, 3, 4
 TOP = 1 << 48  # the range lies in [BOTTOM, TOP]

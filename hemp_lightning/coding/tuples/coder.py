@@ -32,9 +32,9 @@ from hemp_lightning.coding.tuples.counting import (
     unpacked,
 )
 from hemp_lightning.coding.tuples.listing import choose_listed
-from hemp_lightning.errors import HempFileError
-from hemp_lightning.ground.bitstream import ByteReader, Bytes, pack_bits, unpack_bits, varint
-from hemp_lightning.ground.scan_order import SCANS, check_scan, scan_axes
+from hemp_reader.bitstream import ByteReader, Bytes, pack_bits, unpack_bits, varint
+from hemp_reader.errors import HempFileError
+from hemp_reader.scan_order import SCANS, check_scan, scan_axes
 
 _PIECE = 2**18  # tuples that are coded at a time
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hemp_lightning.errors import HempFileError
-from hemp_lightning.ground.bitstream import (
+from hemp_reader.bitstream import (
     BitReader,
     ByteReader,
     bit_length,
@@ -20,6 +19,7 @@ from hemp_lightning.ground.bitstream import (
     golomb_parameter,
     varint,
 )
+from hemp_reader.errors import HempFileError
 
 MAX_LISTED = 65_535
 """The most cells that a table lists: with the rest they are numbered in 16 bits."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hemp_lightning.coding.coder import gather
-from hemp_lightning.ground.scan_order import scan_axes
+from hemp_reader.scan_order import scan_axes
 
 MAX_CELLS = 2**62
 """Up to here tuples are numbered, in int64."""
@@ -28,7 +28,7 @@ def counted_entropy(
         indices: Integers in `[0, num_levels)`, any shape.
         num_levels: Size of the alphabet.
         order: Length n of the tuples, at least 1.
-        scan: Scan order, one of `hemp_lightning.ground.scan_order.SCANS`.
+        scan: Scan order, one of `hemp_reader.scan_order.SCANS`.
 
     Returns:
         Rate in bits per weight, from 0 to `log2(num_levels)`.

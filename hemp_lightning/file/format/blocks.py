@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from hemp_lightning.coding import CODERS, Coder, coder_by_id, get_coder
-from hemp_lightning.errors import HempFileError, located
 from hemp_lightning.file.format.storages import INTEGERS, Storage
-from hemp_lightning.ground.bitstream import (
+from hemp_reader.bitstream import (
     BitReader,
     ByteReader,
     fold_sign,
@@ -17,6 +16,7 @@ from hemp_lightning.ground.bitstream import (
     unfold_sign,
     varint,
 )
+from hemp_reader.errors import HempFileError, located
 
 _AS_IS, _PLANES, _DIFFERENCES = 0, 1, 2
 _MAX_DIFFERENCES = 2**16  # entries; more of them deserve no code that is made for counters

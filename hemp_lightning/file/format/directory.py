@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from hemp_lightning.errors import HempFileError, located
 from hemp_lightning.file.format.metadata import read_metadata, write_metadata
 from hemp_lightning.file.format.names import expand, read_name, shorten, write_name
 from hemp_lightning.file.format.storages import (
@@ -19,9 +18,10 @@ from hemp_lightning.file.format.storages import (
     STORAGES,
     Storage,
 )
-from hemp_lightning.ground.bitstream import ByteReader, varint
-from hemp_lightning.ground.limits import MAX_LEVELS
 from hemp_lightning.quantization.transforms import TRANSFORMS, is_transformable
+from hemp_reader.bitstream import ByteReader, varint
+from hemp_reader.errors import HempFileError, located
+from hemp_reader.limits import MAX_LEVELS
 
 QUANTIZED, PLAIN, ALIAS = 0, 1, 2
 _TRANSFORMED = 3  # the kind that a file gives to quantized tensors with a transform

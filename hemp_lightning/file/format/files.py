@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from hemp_lightning.errors import HempFileError, located
 from hemp_lightning.file.format.directory import (
     ALIAS,
     MAX_DIRECTORY,
@@ -22,7 +21,8 @@ from hemp_lightning.file.format.directory import (
     read_directory,
     write_directory,
 )
-from hemp_lightning.ground.bitstream import FileBytes
+from hemp_reader.bitstream import FileBytes
+from hemp_reader.errors import HempFileError, located
 
 MAGIC = b"HEMP"
 VERSIONS = (1, 2, 3)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.errors import HempFileError
-from hemp_lightning.ground.bitstream import (
+from hemp_reader.bitstream import (
     BitReader,
     ByteReader,
     fold_sign,
@@ -13,6 +12,7 @@ from hemp_lightning.ground.bitstream import (
     golomb_parameter,
     unfold_sign,
 )
+from hemp_reader.errors import HempFileError
 
 _LARGEST = 0x7BFF  # ordinal of the largest finite float16
 

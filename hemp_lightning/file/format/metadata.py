@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hemp_lightning.errors import HempFileError
-from hemp_lightning.ground.bitstream import ByteReader, varint
+from hemp_reader.bitstream import ByteReader, varint
+from hemp_reader.errors import HempFileError
 
 MAX_METADATA = 2**20
 """The most bytes of all names and strings of the metadata together."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from hemp_lightning.errors import HempFileError
-from hemp_lightning.ground.bitstream import ByteReader, varint
+from hemp_reader.bitstream import ByteReader, varint
+from hemp_reader.errors import HempFileError
 
 WORDS = (
     ".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked", "conv", ".conv",

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from hemp_lightning.coding import coder_by_id
 from hemp_lightning.coding.coder import gather, index_dtype
-from hemp_lightning.errors import HempFileError, located
 from hemp_lightning.file.format.blocks import read_block, write_block
 from hemp_lightning.file.format.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.file.format.levels import read_levels, write_levels
 from hemp_lightning.file.format.steps import read_steps, write_steps
 from hemp_lightning.file.format.storages import STEPS, Storage, from_words
-from hemp_lightning.ground.bitstream import ByteReader, Bytes, FileBytes
 from hemp_lightning.quantization.transforms import MAX_LEVEL, to_weights
+from hemp_reader.bitstream import ByteReader, Bytes, FileBytes
+from hemp_reader.errors import HempFileError, located
 
 SECTION_BYTES = 2**22
 """A section takes tensors up to so many bytes in memory, or a single larger one."""

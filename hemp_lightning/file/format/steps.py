@@ -14,8 +14,7 @@ from torch import Tensor
 
 from hemp_lightning.coding import get_coder
 from hemp_lightning.coding.coder import MAX_LEVELS, tally
-from hemp_lightning.errors import HempFileError, located
-from hemp_lightning.ground.bitstream import (
+from hemp_reader.bitstream import (
     BitReader,
     ByteReader,
     fold_sign,
@@ -24,6 +23,7 @@ from hemp_lightning.ground.bitstream import (
     unfold_sign,
     varint,
 )
+from hemp_reader.errors import HempFileError, located
 
 TOLERANCE = 32
 """Entries move by at most one part in `TOLERANCE` of their tensor's deviation."""

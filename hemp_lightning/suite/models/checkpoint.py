@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from hemp_lightning.errors import listed
 from hemp_lightning.file.checkpoints import CheckpointError, read_checkpoint, without_prefix
+from hemp_reader.errors import listed
 
 _LOG = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from hemp_lightning.coding.context.fast_coder import FastCoder
 from hemp_lightning.coding.context.model_tables import SQUASH, STRETCH
 from hemp_lightning.coding.context.options import Options
 from hemp_lightning.coding.context.payload import encode_with
-from hemp_lightning.errors import HempFileError
+from hemp_reader.errors import HempFileError
 from tests.coding.context import reference_context
 from tests.coding.context.cases import (
     CASES,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hemp_lightning import HempFileError
 from hemp_lightning.coding.tuples.count_table import CountTable, decode_counts, encode_counts
-from hemp_lightning.ground.bitstream import ByteReader
+from hemp_reader.bitstream import ByteReader
 
 
 def plain_code(count):

@@ -18,7 +18,7 @@ from hemp_lightning.coding.tuples import ans_stream, counting
 from hemp_lightning.coding.tuples import coder as tuples
 from hemp_lightning.coding.tuples.coder import TuplesCoder
 from hemp_lightning.coding.tuples.count_table import PRECISION
-from hemp_lightning.ground.scan_order import SCANS
+from hemp_reader.scan_order import SCANS
 
 RANDOM = np.random.default_rng(20_260)
 

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from hemp_lightning import HempFileError
 from hemp_lightning.file.format.blocks import read_block, write_block
 from hemp_lightning.file.format.storages import EXACT, HALF, STORAGES, to_words
-from hemp_lightning.ground.bitstream import ByteReader, golomb_encode
+from hemp_reader.bitstream import ByteReader, golomb_encode
 
 INT64, UINT8, BOOL = EXACT[torch.int64], EXACT[torch.uint8], EXACT[torch.bool]
 

@@ -10,7 +10,7 @@ import torch
 from hemp_lightning import HempFileError, load, save
 from hemp_lightning.file.format import files
 from hemp_lightning.file.load import inspect, verify
-from hemp_lightning.ground.bitstream import ByteReader, FileBytes
+from hemp_reader.bitstream import ByteReader, FileBytes
 
 GOLDEN = sorted((Path(__file__).parents[2] / "data").glob("version*.hemp"))
 

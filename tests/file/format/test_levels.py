@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hemp_lightning import HempFileError
 from hemp_lightning.file.format.levels import needs_wide, read_levels, write_levels
-from hemp_lightning.ground.bitstream import ByteReader
+from hemp_reader.bitstream import ByteReader
 
 
 def ascending(width):

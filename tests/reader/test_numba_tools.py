@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import hemp_lightning
+import hemp_reader
 
-ROOMS = ("ground", "coding")
+ROOMS = ("coding",)
 PROGRAM = """
 import numpy as np
 from hemp_lightning.coding.context import counter_loop
@@ -39,6 +40,8 @@ def package(tmp_path: Path) -> Path:
     for name in ROOMS:
         shutil.copytree(source / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "__init__.py").touch()
+    reader = Path(hemp_reader.__file__).parent
+    shutil.copytree(reader, tmp_path / "hemp_reader", ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
 
@@ -93,7 +96,7 @@ def test_a_changed_helper_of_another_file_runs(package: Path, tmp_path: Path) ->
 
 def test_stamps_follow_imports_and_nothing_else(package: Path) -> None:
     program = """
-from hemp_lightning.ground.numba_tools import source_stamp
+from hemp_reader.numba_tools import source_stamp
 for name in ("counter_loop", "mixing_loop"):
     print(source_stamp("hemp_lightning.coding.context." + name))
 """

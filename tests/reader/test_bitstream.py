@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemp_lightning import HempFileError
-from hemp_lightning.ground.bitstream import (
+from hemp_reader.bitstream import (
     BitReader,
     ByteReader,
     bit_length,

@@ -10,7 +10,7 @@ from typing import IO, TypeAlias
 
 import numpy as np
 
-from hemp_lightning.errors import HempFileError
+from hemp_reader.errors import HempFileError
 
 Bytes: TypeAlias = bytes | bytearray
 """What may be decoded; a bytearray is nobody else's."""

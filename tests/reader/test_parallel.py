@@ -10,7 +10,7 @@ import torch
 
 from hemp_lightning import HempFileError, load, save
 from hemp_lightning.file.load import inspect, verify
-from hemp_lightning.file.parallel import count_threads, in_order
+from hemp_reader.parallel import count_threads, in_order
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

@@ -1,0 +1,1 @@
+"""Read `.hemp` files with NumPy alone."""
