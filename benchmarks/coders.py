@@ -25,10 +25,11 @@ import numpy as np
 import torch
 
 from benchmarks.index_sets import IndexSet, index_sets
-from hemp_lightning.coding import coder_by_id, get_coder
+from hemp_lightning.coding import get_coder
 from hemp_lightning.coding.context.warm_up import warm_up
 from hemp_lightning.entropy.formula import index_entropy
 from hemp_lightning.file.encode import Options
+from hemp_reader.coding import decoder_by_id
 
 OURS = ("file", "context", "fast", "tuples 1", "tuples 2", "tuples 3", "lzma", "bz2")
 TOLERANCE = 1.01  # of the smallest other coder, on each set
@@ -46,7 +47,7 @@ class FileCoder:
         return bytes([number]) + payload
 
     def decode(self, data: bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
-        return coder_by_id(data[0]).decode(data[1:], shape, num_levels)
+        return decoder_by_id(data[0]).decode(data[1:], shape, num_levels)
 
 
 class ZstdCoder:

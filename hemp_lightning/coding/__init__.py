@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from hemp_lightning.coding.coder import Coder
-from hemp_reader.errors import HempFileError
+from hemp_reader.coding import DECODERS, OWN_NUMBERS, Entry
 
-__all__ = ["CODERS", "Coder", "coder_by_id", "get_coder", "register_coder"]
+__all__ = ["CODERS", "Coder", "get_coder", "register_coder"]
 
-
-class _Entry(NamedTuple):
-    """Where a coder lives; it is imported when it is first wanted."""
-
-    number: int
-    module: str
-    class_name: str
-
+_CLASSES = {
+    "raw": "compressors.RawCoder",
+    "tuples": "tuples.coder.TuplesCoder",
+    "context": "context.coder.ContextCoder",
+    "lzma": "compressors.LzmaCoder",
+    "bz2": "compressors.Bz2Coder",
+    "zlib": "compressors.ZlibCoder",
+    "fast": "context.fast_coder.FastCoder",
+}
 
 CODERS = {
-    "raw": _Entry(0, "compressors", "RawCoder"),
-    "tuples": _Entry(1, "tuples.coder", "TuplesCoder"),
-    "context": _Entry(2, "context.coder", "ContextCoder"),
-    "lzma": _Entry(3, "compressors", "LzmaCoder"),
-    "bz2": _Entry(4, "compressors", "Bz2Coder"),
-    "zlib": _Entry(5, "compressors", "ZlibCoder"),
-    "fast": _Entry(6, "context.fast_coder", "FastCoder"),
+    name: Entry(DECODERS[name].number, f"{__name__}.{module}", class_name)
+    for name, (module, _, class_name) in ((n, c.rpartition(".")) for n, c in _CLASSES.items())
 }
 """Coders by name, each with the number that stands for it in a file and never changes."""
 
-
-OWN_NUMBERS = range(128, 256)
-"""Numbers that no version of this package gives to a coder: they are free for coders of users."""
+DECODERS.update({name: CODERS[name] for name in ("context", "fast")})  # compiled
 
 
 def register_coder(coder: type[Coder], number: int) -> None:
@@ -49,7 +43,7 @@ def register_coder(coder: type[Coder], number: int) -> None:
     """
     if number not in OWN_NUMBERS:
         raise ValueError(f"`number` must be from 128 to 255; found {number}")
-    entry = _Entry(number, coder.__module__, coder.__qualname__)
+    entry = Entry(number, coder.__module__, coder.__qualname__)
     for name, other in CODERS.items():
         if (name == coder.name) != (other.number == number) or (
             name == coder.name and other != entry
@@ -58,7 +52,7 @@ def register_coder(coder: type[Coder], number: int) -> None:
                 f"`number` {number} and the name {coder.name!r} must be of one coder alone; found "
                 f"{name!r} with {other.number}. Choose another name or number"
             )
-    CODERS[coder.name] = entry
+    CODERS[coder.name] = DECODERS[coder.name] = entry
 
 
 def get_coder(name: str, **options: Any) -> Coder:
@@ -78,23 +72,4 @@ def get_coder(name: str, **options: Any) -> Coder:
     if name not in CODERS:
         raise ValueError(f"`coder` must be one of {', '.join(CODERS)}; found {name!r}")
     entry = CODERS[name]
-    inside = entry.number < OWN_NUMBERS.start
-    module = importlib.import_module(f"{__name__}.{entry.module}" if inside else entry.module)
-    return getattr(module, entry.class_name)(**options)
-
-
-def coder_by_id(number: int) -> Coder:
-    """The coder that wrote a payload, by the number in the file.
-
-    Raises:
-        HempFileError: If this version knows none of that number.
-
-    Example:
-        >>> coder_by_id(3).name
-        'lzma'
-    """
-    for name, entry in CODERS.items():
-        if entry.number == number:
-            return get_coder(name)
-    numbers = ", ".join(f"{entry.number} ({name})" for name, entry in CODERS.items())
-    raise HempFileError(None, 0, f"a coder's number, one of {numbers}", str(number))
+    return getattr(importlib.import_module(entry.module), entry.class_name)(**options)

@@ -33,9 +33,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_lightning.coding.tuples.counting import check_order, counted_entropy
 from hemp_lightning.entropy import cpu, plain
 from hemp_lightning.entropy.tables import Layout
+from hemp_reader.coding.tuples.counting import check_order, counted_entropy
 from hemp_reader.scan_order import check_scan, scan_axes
 
 SCOPES = ("tensor", "network")

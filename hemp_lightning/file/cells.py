@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.coding.coder import gather
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.quantization.thresholds import PRICE
+from hemp_reader.coding.indices import gather
 
 CELLS = ("auto", "nearest", "priced")
 """`nearest`: the cells of the codebook; `auto`: `priced` for grids of `UniformQuantizer`."""

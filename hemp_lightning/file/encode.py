@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.coding import CODERS, get_coder
-from hemp_lightning.coding.coder import gather, index_dtype, tally
 from hemp_lightning.coding.compressors import RawCoder
 from hemp_lightning.coding.tuples.coder import TuplesCoder
 from hemp_lightning.file.cells import PRICED_CODERS, assign_priced
@@ -33,6 +32,7 @@ from hemp_lightning.quantization.transforms import (
     asked_transform,
     best_transform,
 )
+from hemp_reader.coding.indices import gather, index_dtype, tally
 
 _CHUNK = 2**22  # weights that are assigned to levels at a time
 

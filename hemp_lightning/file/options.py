@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hemp_lightning.coding import CODERS
-from hemp_lightning.coding.tuples.counting import check_order
 from hemp_lightning.file.cells import CELLS
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
 from hemp_lightning.quantization.transforms import check_transform
+from hemp_reader.coding.tuples.counting import check_order
 from hemp_reader.scan_order import check_scan
 
 

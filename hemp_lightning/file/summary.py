@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hemp_lightning.coding import coder_by_id
-from hemp_lightning.coding.tuples.counting import counted_entropy
 from hemp_lightning.file.format.directory import ALIAS, QUANTIZED, Record
 from hemp_lightning.file.format.sections import Content
+from hemp_reader.coding import decoder_by_id
+from hemp_reader.coding.tuples.counting import counted_entropy
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def summarize(content: Content, entropy: float = 0.0) -> TensorSummary:
     if record.kind == QUANTIZED:
         coder = "constant"
         if record.num_levels > 1:
-            found = coder_by_id(record.coder)
+            found = decoder_by_id(record.coder)
             coder = found.name
             table_bytes = found.table_bytes(content.payload, record.shape, record.num_levels)
     return TensorSummary(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from hemp_lightning import HempFileError
-from hemp_lightning.coding import CODERS, coder_by_id, get_coder
+from hemp_lightning.coding import CODERS, get_coder
+from hemp_reader.coding import decoder_by_id
 
 GENERAL = ("raw", "lzma", "bz2", "zlib")
 
@@ -101,8 +102,8 @@ def test_registry():
     assert fixed.items() <= numbers.items()
     assert len(set(numbers.values())) == len(numbers)
     for name, number in numbers.items():
-        assert coder_by_id(number).name == get_coder(name).name == name
+        assert decoder_by_id(number).name == get_coder(name).name == name
     with pytest.raises(ValueError, match=r"`coder` must be one of raw, .*; found 'brotli'"):
         get_coder("brotli")
     with pytest.raises(HempFileError, match=r"a coder's number, one of 0 \(raw\), .*, found 99"):
-        coder_by_id(99)
+        decoder_by_id(99)

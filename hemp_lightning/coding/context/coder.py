@@ -16,12 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from hemp_lightning.coding.coder import (
-    check_indices,
-    index_dtype,
-    is_trivial,
-    trivial_indices,
-)
+from hemp_lightning.coding.coder import check_indices
 from hemp_lightning.coding.context import range_coder as coding
 from hemp_lightning.coding.context.choice import choose
 from hemp_lightning.coding.context.mixing_loop import code_indices
@@ -38,6 +33,7 @@ from hemp_lightning.coding.context.payload import (
     values_of,
 )
 from hemp_reader.bitstream import Bytes
+from hemp_reader.coding.indices import index_dtype, is_trivial, trivial_indices
 from hemp_reader.errors import HempFileError
 from hemp_reader.scan_order import scan_axes
 

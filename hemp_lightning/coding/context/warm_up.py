@@ -6,11 +6,11 @@ from itertools import product
 
 import numpy as np
 
-from hemp_lightning.coding.coder import index_dtype
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
 from hemp_lightning.coding.context.options import Options
 from hemp_lightning.coding.context.payload import encode_with
+from hemp_reader.coding.indices import index_dtype
 
 
 def warm_up() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hemp_lightning.coding.tuples.count_table import MAX_LISTED, PRECISION, CountTable
+from hemp_reader.coding.tuples.count_table import MAX_LISTED, PRECISION, CountTable
 
 _RARE = (1, 2, 3, 4, 6, 10, 18)  # what occurs less often than this may be spelled out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hemp_lightning.coding import CODERS, Coder, coder_by_id, get_coder
+from hemp_lightning.coding import CODERS, Coder, get_coder
 from hemp_lightning.file.format.storages import INTEGERS, Storage
 from hemp_reader.bitstream import (
     BitReader,
@@ -16,6 +16,7 @@ from hemp_reader.bitstream import (
     unfold_sign,
     varint,
 )
+from hemp_reader.coding import decoder_by_id
 from hemp_reader.errors import HempFileError, located
 
 _AS_IS, _PLANES, _DIFFERENCES = 0, 1, 2
@@ -117,7 +118,7 @@ def _read_plane(reader: ByteReader, count: int) -> np.ndarray:
     start = reader.offset
     coded = reader.take(size, "a plane")
     with located(start):
-        return coder_by_id(number).decode(coded, (count,), 256)
+        return decoder_by_id(number).decode(coded, (count,), 256)
 
 
 def _differences(values: np.ndarray) -> bytes:

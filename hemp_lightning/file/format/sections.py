@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_lightning.coding import coder_by_id
-from hemp_lightning.coding.coder import gather, index_dtype
 from hemp_lightning.file.format.blocks import read_block, write_block
 from hemp_lightning.file.format.directory import PLAIN, QUANTIZED, Record
 from hemp_lightning.file.format.levels import read_levels, write_levels
@@ -21,6 +19,8 @@ from hemp_lightning.file.format.steps import read_steps, write_steps
 from hemp_lightning.file.format.storages import STEPS, Storage, from_words
 from hemp_lightning.quantization.transforms import MAX_LEVEL, to_weights
 from hemp_reader.bitstream import ByteReader, Bytes, FileBytes
+from hemp_reader.coding import decoder_by_id
+from hemp_reader.coding.indices import gather, index_dtype
 from hemp_reader.errors import HempFileError, located
 
 SECTION_BYTES = 2**22
@@ -56,7 +56,7 @@ class Content:
         if record.num_levels == 1:
             return np.zeros(record.shape, index_dtype(1))
         with located(self.offset):
-            coder = coder_by_id(record.coder)
+            coder = decoder_by_id(record.coder)
             return coder.decode(self.payload, record.shape, record.num_levels)
 
     def tensor(self) -> Tensor:

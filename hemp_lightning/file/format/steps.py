@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.coding import get_coder
-from hemp_lightning.coding.coder import MAX_LEVELS, tally
 from hemp_reader.bitstream import (
     BitReader,
     ByteReader,
@@ -23,7 +22,9 @@ from hemp_reader.bitstream import (
     unfold_sign,
     varint,
 )
+from hemp_reader.coding.indices import tally
 from hemp_reader.errors import HempFileError, located
+from hemp_reader.limits import MAX_LEVELS
 
 TOLERANCE = 32
 """Entries move by at most one part in `TOLERANCE` of their tensor's deviation."""

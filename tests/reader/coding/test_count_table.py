@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemp_lightning import HempFileError
-from hemp_lightning.coding.tuples.count_table import CountTable, decode_counts, encode_counts
 from hemp_reader.bitstream import ByteReader
+from hemp_reader.coding.tuples.count_table import CountTable, decode_counts, encode_counts
 
 
 def plain_code(count):

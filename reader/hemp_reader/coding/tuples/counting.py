@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hemp_lightning.coding.coder import gather
+from hemp_reader.coding.indices import gather
 from hemp_reader.scan_order import scan_axes
 
 MAX_CELLS = 2**62
