@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from hemp_lightning.file.format.files import opened
 from hemp_lightning.file.load import _contents
 from hemp_lightning.quantization.quantizers import get_quantizer
+from hemp_reader.format.files import opened
 
 HERE = Path(__file__).parent
 NUM_LEVELS = (4, 8, 16, 64)

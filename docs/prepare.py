@@ -34,7 +34,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "hemp_lightning.file",
             "hemp_lightning.file.options",
-            "hemp_lightning.file.summary",
+            "hemp_reader.summary",
             "hemp_lightning.file.checkpoints",
         ),
     ),

@@ -8,10 +8,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from hemp_lightning.file.load import inspect, load, load_into, verify
+from hemp_lightning.file.load import load, load_into
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.save import save
-from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization import (
     Codebook,
     EntropyConstrainedQuantizer,
@@ -20,6 +19,8 @@ from hemp_lightning.quantization import (
 )
 from hemp_lightning.version import __version__
 from hemp_reader.errors import HempFileError
+from hemp_reader.reading import inspect, verify
+from hemp_reader.summary import Summary
 
 if TYPE_CHECKING:
     from hemp_lightning.calibration import CompressSummary, compress

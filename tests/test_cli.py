@@ -17,8 +17,8 @@ from hemp_lightning import cli, load, save
 from hemp_lightning.file import safetensors_files
 from hemp_lightning.file.checkpoints import read_checkpoint
 from hemp_lightning.file.format.storages import EXACT
-from hemp_lightning.file.load import inspect
 from hemp_lightning.file.state import Deferred
+from hemp_reader.reading import inspect
 
 
 def hemp(capsys, *arguments):

@@ -16,8 +16,8 @@ from hemp_lightning.calibration.grids import relative_errors
 from hemp_lightning.calibration.inputs import Call, Inputs
 from hemp_lightning.file.load import load_into
 from hemp_lightning.file.save import save
-from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization.codebook import Codebook
+from hemp_reader.summary import Summary
 
 NEAR = 0.98
 """Share of the wanted bytes that counts as landed."""

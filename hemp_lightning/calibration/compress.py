@@ -19,8 +19,8 @@ from hemp_lightning.calibration.candidates import NEAR, Candidate
 from hemp_lightning.calibration.distances import Distance
 from hemp_lightning.calibration.progress import Progress
 from hemp_lightning.calibration.stages import StageResult, Work
-from hemp_lightning.file.format.files import replacing
-from hemp_lightning.file.summary import Summary
+from hemp_reader.replacing import replacing
+from hemp_reader.summary import Summary
 
 STAGES = ("round", "distil", "recalibrate")
 """What may be done with inputs, in this order."""

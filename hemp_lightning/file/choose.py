@@ -24,8 +24,8 @@ from hemp_lightning.quantization.selection import (
     select_tensors,
     weights_by_name,
 )
-from hemp_lightning.quantization.transforms import is_transformable
 from hemp_reader.errors import listed
+from hemp_reader.transforms import is_transformable
 
 LARGE_ENTRIES = 1024
 LARGE_SHARE = 0.05

@@ -7,10 +7,12 @@ import os
 import torch
 
 from hemp_lightning.file.checkpoints import SUFFIXES, has_suffix, same_file
-from hemp_lightning.file.format.directory import ALIAS
-from hemp_lightning.file.format.files import opened, replacing
+from hemp_lightning.file.format.storages import DTYPES
 from hemp_lightning.file.load import decoded, load
 from hemp_lightning.file.safetensors_files import SafetensorsWriter
+from hemp_reader.format.directory import ALIAS
+from hemp_reader.format.files import opened
+from hemp_reader.replacing import replacing
 
 METADATA = {"format": "pt"}
 """Metadata of a `.safetensors` file whose own are not known: transformers asks for these."""
@@ -58,7 +60,7 @@ def decompress(
         for record in records:
             if record.kind == ALIAS:
                 names[records[record.target].name].append(record.name)
-        tensors = {record.name: (record.storage.dtype, record.shape) for record in records}
+        tensors = {record.name: (DTYPES[record.storage.dtype], record.shape) for record in records}
         with (
             replacing(output) as temporary,
             SafetensorsWriter(temporary, tensors, {**METADATA, **file.metadata}) as writer,

@@ -15,24 +15,22 @@ from hemp_lightning.coding.compressors import RawCoder
 from hemp_lightning.coding.tuples.coder import TuplesCoder
 from hemp_lightning.file.cells import PRICED_CODERS, assign_priced
 from hemp_lightning.file.choose import Plan
-from hemp_lightning.file.format.directory import PLAIN, QUANTIZED, Record
-from hemp_lightning.file.format.levels import needs_wide, write_levels
-from hemp_lightning.file.format.sections import Content
+from hemp_lightning.file.format.sections import tensor_in
 from hemp_lightning.file.format.steps import round_to_steps
-from hemp_lightning.file.format.storages import EXACT, FLOAT_DTYPES, STEPS, fits, has_nan, to_words
+from hemp_lightning.file.format.storages import DTYPES, EXACT, FLOAT_DTYPES, fits, has_nan, to_words
 from hemp_lightning.file.options import FileOptions
-from hemp_lightning.file.summary import TensorSummary, indices_entropy, summarize
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.bounded import relative_error, squared_error
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, UniformQuantizer
-from hemp_lightning.quantization.transforms import (
-    MAX_KERNEL,
-    MAX_LEVEL,
-    asked_transform,
-    best_transform,
-)
+from hemp_lightning.quantization.transforms import asked_transform, best_transform
 from hemp_reader.coding.indices import gather, index_dtype, tally
+from hemp_reader.format.directory import PLAIN, QUANTIZED, Record
+from hemp_reader.format.levels import needs_wide, write_levels
+from hemp_reader.format.sections import Content
+from hemp_reader.format.storages import STEPS
+from hemp_reader.summary import TensorSummary, indices_entropy, summarize
+from hemp_reader.transforms import MAX_KERNEL, MAX_LEVEL
 
 _CHUNK = 2**22  # weights that are assigned to levels at a time
 
@@ -179,7 +177,7 @@ def encode_plain(name: str, tensor: Tensor, options: FileOptions, norms: Norms) 
     storage, limits = EXACT[tensor.dtype], None
     shorter = FLOAT_DTYPES[options.float_dtype]
     if tensor.dtype == torch.float32 and not torch.isfinite(tensor).all():
-        if torch.equal(tensor.to(shorter.held).float(), tensor):  # NaN differs from itself
+        if torch.equal(tensor.to(DTYPES[shorter.held]).float(), tensor):  # NaN differs from itself
             storage = shorter
     elif tensor.dtype == torch.float32:
         if options.float_dtype == "steps" and tensor.ndim < 2 and not _is_recurrent(name):
@@ -212,7 +210,7 @@ def _error(tensor: Tensor, content: Content, indices: np.ndarray | None) -> floa
     if content.record.kind == PLAIN:
         if content.record.storage == EXACT[tensor.dtype]:
             return 0.0
-        return relative_error(flat, content.tensor().reshape(-1))
+        return relative_error(flat, tensor_in(content).reshape(-1))
     assert indices is not None
     levels = Codebook(torch.from_numpy(content.values), transform=content.record.transform)
     rest = tensor.shape[1:] if levels.transform != "none" else ()  # kernels stay whole

@@ -1,30 +1,20 @@
-"""Reading a `.hemp` file: `load`, `load_into`, `inspect`, and `verify` that it is whole."""
+"""Reading a `.hemp` file into tensors: `load` and `load_into`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from hemp_lightning.file.format.directory import QUANTIZED
-from hemp_lightning.file.format.files import HempFile, opened
-from hemp_lightning.file.format.sections import Content, read_section
-from hemp_lightning.file.state import (
-    uncompiled,
-)
-from hemp_lightning.file.summary import (
-    Summary,
-    TensorSummary,
-    indices_entropy,
-    original,
-    summarize,
-    total,
-)
-from hemp_reader.errors import listed, located
+from hemp_lightning.file.format.sections import tensor_in
+from hemp_lightning.file.state import uncompiled
+from hemp_reader.errors import listed
+from hemp_reader.format.files import HempFile, opened
 from hemp_reader.parallel import count_threads, in_order
+from hemp_reader.reading import contents_of
+from hemp_reader.summary import original
 
 
 def load(
@@ -61,15 +51,15 @@ def decoded(file: HempFile, threads: int | None = None) -> Iterator[tuple[str, T
     """Tensors of an open file with their names, in its order, aliases left out.
 
     Args:
-        file: Of `hemp_lightning.file.format.files.opened`.
+        file: Of `hemp_reader.format.files.opened`.
         threads: See `load`; so many tensors are in memory at a time.
 
     Raises:
         HempFileError: As `load`.
     """
     return in_order(
-        lambda content: (content.record.name, content.tensor()),
-        _contents(file),
+        lambda content: (content.record.name, tensor_in(content)),
+        contents_of(file),
         count_threads(threads),
     )
 
@@ -112,72 +102,3 @@ def load_into(
         )
     target.load_state_dict(state)
     return model
-
-
-def inspect(
-    path: str | os.PathLike[str],
-    *,
-    order: int = 2,
-    scan: str = "row_major",
-    max_bytes: int | None = None,
-    threads: int = 1,
-) -> Summary:
-    """What is in a file, without more memory than its largest section takes for each thread.
-
-    Args:
-        path: A `.hemp` file.
-        order: Length of the tuples of the entropies.
-        scan: Scan order of the tuples.
-        max_bytes: See `load`.
-        threads: How many tensors are decoded at a time.
-
-    Raises:
-        HempFileError: As `load`.
-        ValueError: If `order` or `scan` is out of range.
-    """
-
-    def look(content: Content) -> TensorSummary:
-        if content.record.kind != QUANTIZED:
-            return summarize(content)
-        # the indices are gone before their coder decodes them again, to see what its model takes
-        return summarize(content, indices_entropy(content, content.indices(), order, scan))
-
-    with opened(path, max_bytes) as file:
-        contents = _contents(file, keeps_entries=False)
-        found = in_order(look, contents, count_threads(threads))
-        summaries = {summary.name: summary for summary in found}
-        return total(path, file.size, file.records, summaries, metadata=file.metadata)
-
-
-def verify(path: str | os.PathLike[str], *, max_bytes: int | None = None, threads: int = 1) -> None:
-    """Check a whole file: checksums, and that every tensor decodes.
-
-    Args:
-        path: A `.hemp` file.
-        max_bytes: See `load`.
-        threads: How many tensors are decoded at a time.
-
-    Raises:
-        HempFileError: As `load`.
-    """
-
-    def check(content: Content) -> None:
-        if content.record.kind == QUANTIZED:  # others are decoded with their section
-            content.indices()
-
-    with opened(path, max_bytes) as file:
-        for _ in in_order(check, _contents(file, keeps_entries=False), count_threads(threads)):
-            pass
-
-
-def _contents(file: HempFile, *, keeps_entries: bool = True) -> Iterator[Content]:
-    """Contents of all sections, one section at a time; see `read_section`."""
-    for start, data, records in file.sections():
-        with located(start):
-            contents = read_section(data, records, keeps_entries=keeps_entries)
-        del data
-        contents.reverse()
-        while contents:  # what was taken is nobody else's, and can be freed
-            content = contents.pop()
-            yield replace(content, offset=start + content.offset)
-            del content

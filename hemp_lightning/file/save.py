@@ -17,16 +17,17 @@ from typing import Any
 from torch import nn
 
 from hemp_lightning.file.choose import Plan, choose
-from hemp_lightning.file.format.files import replacing, write_file
-from hemp_lightning.file.format.metadata import check_metadata
+from hemp_lightning.file.format.files import write_file
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.state import State
-from hemp_lightning.file.summary import Summary, total
 from hemp_lightning.file.write import check_written, encode_sections, size_in_file
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer
 from hemp_reader.errors import listed
+from hemp_reader.format.metadata import check_metadata
 from hemp_reader.parallel import count_threads
+from hemp_reader.replacing import replacing
+from hemp_reader.summary import Summary, total
 
 LARGE_ERROR = 0.1
 """Relative error of a tensor above which an untrained network is likely to be damaged."""

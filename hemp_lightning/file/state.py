@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hemp_lightning.file.format.directory import MAX_ENTRIES, MAX_NAMES, MAX_NDIM, MAX_RECORDS
-from hemp_lightning.file.format.names import MAX_NAME
 from hemp_lightning.file.format.storages import EXACT
+from hemp_reader.format.directory import MAX_ENTRIES, MAX_NAMES, MAX_NDIM, MAX_RECORDS
+from hemp_reader.format.names import MAX_NAME
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ import numpy as np
 
 from hemp_lightning.file.choose import Plan
 from hemp_lightning.file.encode import encode_entry
-from hemp_lightning.file.format.directory import ALIAS, Record
-from hemp_lightning.file.format.files import checksum_of, opened, write_file
-from hemp_lightning.file.format.sections import SECTION_BYTES, Content, read_section, write_section
+from hemp_lightning.file.format.files import checksum_of, write_file
+from hemp_lightning.file.format.sections import write_section
 from hemp_lightning.file.state import Entry
-from hemp_lightning.file.summary import TensorSummary
 from hemp_lightning.file.tolerances import Norms
+from hemp_reader.format.directory import ALIAS, Record
+from hemp_reader.format.files import opened
+from hemp_reader.format.sections import SECTION_BYTES, Content, read_section
 from hemp_reader.parallel import in_order
+from hemp_reader.summary import TensorSummary
 
 
 def encode_sections(

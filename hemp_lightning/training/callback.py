@@ -19,7 +19,6 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from hemp_lightning.file.options import FileOptions
-from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
 from hemp_lightning.quantization.transforms import check_transform
@@ -30,6 +29,7 @@ from hemp_lightning.training.step_watch import StepWatch
 from hemp_lightning.training.target_steering import Approach
 from hemp_lightning.training.write_file import TrainedFile
 from hemp_reader.scan_order import check_scan
+from hemp_reader.summary import Summary
 
 
 class HEMPCallback(Callback):

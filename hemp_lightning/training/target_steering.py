@@ -11,10 +11,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from hemp_lightning.entropy.formula import index_entropy
-from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.training.lambda_control import MAX_FACTOR, LambdaControl
 from hemp_lightning.training.trim import trim
+from hemp_reader.summary import Summary
 
 STEERED_PER_EPOCH = 20
 LANDING = 0.5

@@ -14,11 +14,11 @@ from hemp_lightning.file import state
 from hemp_lightning.file.choose import left_in_float, warn_of_floats
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.save import save, size_of
-from hemp_lightning.file.summary import Summary
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.training.quantized_network import QuantizedNetwork
 from hemp_lightning.training.recalibration import recalibrate
 from hemp_lightning.training.target_steering import Approach, index_rate
+from hemp_reader.summary import Summary
 
 
 def check_state(module: nn.Module) -> None:

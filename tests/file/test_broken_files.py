@@ -11,8 +11,8 @@ import torch
 
 import hemp_lightning
 from hemp_lightning import HempFileError, load, save
-from hemp_lightning.file.format import files
-from hemp_lightning.file.load import inspect, verify
+from hemp_reader.format import files
+from hemp_reader.reading import inspect, verify
 
 
 def rewritten(data, change, section=None):

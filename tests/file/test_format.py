@@ -21,11 +21,11 @@ from hemp_lightning import HempFileError, load, save
 from hemp_lightning.coding import CODERS
 from hemp_lightning.file.format.steps import round_to_steps
 from hemp_lightning.file.format.storages import EXACT
-from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.file.state import read_entries
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.quantizers import Codebook
-from hemp_lightning.quantization.transforms import is_transformable
+from hemp_reader.reading import inspect, verify
+from hemp_reader.transforms import is_transformable
 
 DATA = Path(__file__).parents[1] / "data"
 _spec = importlib.util.spec_from_file_location(
@@ -225,7 +225,7 @@ def test_golden_files_are_written_byte_for_byte(name, tmp_path):
 
 def words_of(tensor):
     """Words of a tensor as the second reader gives them."""
-    word = {s.dtype: s.word for s in EXACT.values()}[tensor.dtype]
+    word = EXACT[tensor.dtype].word
     data = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
     return tuple(int.from_bytes(data[i : i + word], "little") for i in range(0, len(data), word))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hemp_lightning import HempFileError, load
-from hemp_lightning.file.format.directory import inflate, read_directory
+from hemp_reader.format.directory import inflate, read_directory
 
 DATA = Path(__file__).parents[1] / "data"
 SEEDS = sorted(path for path in DATA.glob("*.hemp") if path.stat().st_size < 4096)

@@ -14,13 +14,13 @@ from torch import nn
 
 from hemp_lightning import load, load_into, save
 from hemp_lightning.coding import CODERS
-from hemp_lightning.file.format import files
 from hemp_lightning.file.format.steps import round_to_steps
 from hemp_lightning.file.format.storages import EXACT
-from hemp_lightning.file.load import inspect, verify
 from hemp_lightning.file.state import read_entries
 from hemp_lightning.file.tolerances import Norms
 from hemp_lightning.quantization.quantizers import Codebook, LloydMaxQuantizer, UniformQuantizer
+from hemp_reader.format import files
+from hemp_reader.reading import inspect, verify
 
 
 @pytest.fixture(autouse=True)

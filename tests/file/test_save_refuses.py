@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from hemp_lightning import HempFileError, load, load_into, save
-from hemp_lightning.coding.tuples.coder import TuplesCoder
 from hemp_lightning.file import save as saving
 from hemp_lightning.file import write as writing
-from hemp_lightning.file.format import files
-from hemp_lightning.file.load import inspect
+from hemp_reader.coding.tuples.decoder import TuplesDecoder
+from hemp_reader.format import files
+from hemp_reader.reading import inspect
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +128,8 @@ def test_an_old_file_survives_every_failure(tmp_path, monkeypatch):
 
 
 def test_what_reads_back_differently_is_not_written(tmp_path, monkeypatch):
-    decode = TuplesCoder.decode
-    monkeypatch.setattr(TuplesCoder, "decode", lambda *a: np.roll(decode(*a), 1))
+    decode = TuplesDecoder.decode
+    monkeypatch.setattr(TuplesDecoder, "decode", lambda *a: np.roll(decode(*a), 1))
     with pytest.raises(
         RuntimeError, match=r"tensor `w` reads back differently.*no file is written"
     ):

@@ -28,9 +28,9 @@ with atheris.instrument_imports(include=["hemp_lightning"]):
     from hemp_lightning.coding.context import coder as context
     from hemp_lightning.coding.context import fast_coder as context_fast
     from hemp_lightning.coding.tuples import coder as tuples
-    from hemp_lightning.file.format.files import HempFile
     from hemp_lightning.file.load import decoded
     from hemp_reader.errors import HempFileError
+    from hemp_reader.format.files import HempFile
 
 LOADED = (base, context, context_fast, general, tuples)  # coders are imported on first use
 MAX_BYTES = 2**14  # plain Python decodes about 20,000 weights a second

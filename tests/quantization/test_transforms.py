@@ -11,20 +11,17 @@ import pytest
 import torch
 from scipy.fft import dctn
 
-from hemp_lightning.quantization import transforms
 from hemp_lightning.quantization.transforms import (
-    MAX_EXTENT,
     asked_transform,
     best_transform,
     check_transform,
     coefficients_of,
-    cosine_table,
-    is_transformable,
     kernel_matrix,
     to_coefficients,
-    to_weights,
     weights_of,
 )
+from hemp_reader import transforms
+from hemp_reader.transforms import MAX_EXTENT, cosine_table, is_transformable, to_weights
 
 SHAPES = [(4, 3, 3, 3), (5, 1, 7), (2, 2, 3, 4, 5), (3, 1, 5, 5), (2, 3, 1, 4), (1, 1, 2)]
 

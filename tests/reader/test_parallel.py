@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hemp_lightning import HempFileError, load, save
-from hemp_lightning.file.load import inspect, verify
 from hemp_reader.parallel import count_threads, in_order
+from hemp_reader.reading import inspect, verify
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

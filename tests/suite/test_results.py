@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from hemp_lightning import load_into
-from hemp_lightning.file.load import verify
 from hemp_lightning.suite.classifier import accuracy
 from hemp_lightning.suite.datasets import MNIST, ImageFolder
 from hemp_lightning.suite.models import build
 from hemp_lightning.suite.results import draw_weights
+from hemp_reader.reading import verify
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

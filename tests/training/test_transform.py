@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hemp_lightning import HEMPCallback, load
 from hemp_lightning.entropy.formula import entropy_and_gradients
-from hemp_lightning.file.load import inspect
+from hemp_reader.reading import inspect
 
 
 class Network(LightningModule):

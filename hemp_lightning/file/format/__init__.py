@@ -1,1 +1,1 @@
-"""How the bytes of a `.hemp` file lie: storages, directory, sections. FORMAT.md describes it."""
+"""How the bytes of a `.hemp` file are written; `hemp_reader.format` says how they lie."""

@@ -1,77 +1,17 @@
-"""Sections: runs of tensors with one checksum; first all levels, then indices, then blocks.
-
-Small tensors share a section: what they cost beyond their content is a few bytes in the directory.
-A large one has a section of its own, so that nobody ever holds more than that in memory.
-"""
+"""Sections, written as `hemp_reader.format.sections` reads them, and tensors of what was read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import torch
 from torch import Tensor
 
-from hemp_lightning.file.format.blocks import read_block, write_block
-from hemp_lightning.file.format.directory import PLAIN, QUANTIZED, Record
-from hemp_lightning.file.format.levels import read_levels, write_levels
-from hemp_lightning.file.format.steps import read_steps, write_steps
-from hemp_lightning.file.format.storages import STEPS, Storage, from_words
-from hemp_lightning.quantization.transforms import MAX_LEVEL, to_weights
-from hemp_reader.bitstream import ByteReader, Bytes, FileBytes
-from hemp_reader.coding import decoder_by_id
-from hemp_reader.coding.indices import gather, index_dtype
-from hemp_reader.errors import HempFileError, located
-
-SECTION_BYTES = 2**22
-"""A section takes tensors up to so many bytes in memory, or a single larger one."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a section holds of one tensor.
-
-    Attributes:
-        record: Its record in the directory.
-        values: Levels of a quantized tensor, float32 `(L,)`; entries of another, as `to_words`
-            gives them.
-        payload: Coded indices of a quantized tensor.
-        size: Its bytes in the section, with its share of what is coded together.
-        offset: Where the payload begins, from the start of the file if it was read from one.
-    """
-
-    record: Record
-    values: np.ndarray
-    payload: Bytes = b""
-    size: int = 0
-    offset: int = 0
-
-    def indices(self) -> np.ndarray:
-        """Decoded indices of a quantized tensor, in its shape.
-
-        Raises:
-            HempFileError: If the payload is broken.
-        """
-        record = self.record
-        if record.num_levels == 1:
-            return np.zeros(record.shape, index_dtype(1))
-        with located(self.offset):
-            coder = decoder_by_id(record.coder)
-            return coder.decode(self.payload, record.shape, record.num_levels)
-
-    def tensor(self) -> Tensor:
-        """The tensor, as it was written.
-
-        Raises:
-            HempFileError: If the payload is broken.
-        """
-        record = self.record
-        if record.kind == PLAIN:
-            return from_words(self.values, record.storage, record.shape)
-        weights = gather(self.values, self.indices().reshape(-1)).reshape(record.shape)
-        if record.transform != "none":
-            weights = to_weights(weights)
-        return torch.from_numpy(weights).to(record.storage.dtype)
+from hemp_lightning.file.format.blocks import write_block
+from hemp_lightning.file.format.steps import write_steps
+from hemp_lightning.file.format.storages import tensor_of
+from hemp_reader.format.directory import PLAIN, QUANTIZED
+from hemp_reader.format.levels import write_levels
+from hemp_reader.format.sections import Content, storages_of
+from hemp_reader.format.storages import STEPS
 
 
 def write_section(contents: list[Content]) -> bytes:
@@ -81,7 +21,7 @@ def write_section(contents: list[Content]) -> bytes:
     narrow = [c.values for c in quantized if not c.record.wide_levels]
     wide = [c.values for c in quantized if c.record.wide_levels]
     parts = [write_levels(narrow, wide), *(c.payload for c in quantized)]
-    for storage in _storages([c.record for c in plain]):
+    for storage in storages_of([c.record for c in plain]):
         words = [c.values for c in plain if c.record.storage == storage and len(c.values)]
         if storage == STEPS:
             parts.append(write_steps(words))
@@ -90,69 +30,11 @@ def write_section(contents: list[Content]) -> bytes:
     return b"".join(parts)
 
 
-def read_section(
-    data: Bytes | FileBytes, records: list[Record], *, keeps_entries: bool = True
-) -> list[Content]:
-    """What a section holds of its tensors, in the order of the records; indices still coded.
-
-    Args:
-        data: The section, without its checksum.
-        records: Those of its tensors.
-        keeps_entries: If False, entries that are not quantized are decoded and, where there are
-            many, dropped: `values` are then no tensor's.
+def tensor_in(content: Content) -> Tensor:
+    """The tensor of a content of a file.
 
     Raises:
-        HempFileError: If `data` is no section with these; its offset counts from the start of it.
+        HempFileError: If its payload is broken.
     """
-    reader = ByteReader(data)
-    contents = _read_quantized(reader, [r for r in records if r.kind == QUANTIZED])
-    for storage in _storages(records):
-        same = (r for r in records if r.kind == PLAIN and r.storage == storage)
-        group = [r for r in same if r.num_entries]
-        start = reader.offset
-        ends = np.cumsum([r.num_entries * storage.held.itemsize // storage.word for r in group])
-        coded_ends = ends
-        if storage == STEPS:
-            words, bits = read_steps(reader, [r.num_entries for r in group])
-            coded_ends = np.cumsum(bits)
-        else:
-            words = read_block(reader, int(ends[-1]), storage, keeps_words=keeps_entries)
-        shares = _shares(reader.offset - start, coded_ends)
-        for record, part, size in zip(group, np.split(words, ends[:-1]), shares, strict=True):
-            contents[record.name] = Content(record, part, size=size)
-    reader.end("the section")
-    empty = np.empty(0, np.uint8)
-    return [contents.get(r.name) or Content(r, empty) for r in records]
-
-
-def _read_quantized(reader: ByteReader, records: list[Record]) -> dict[str, Content]:
-    """Contents of the quantized tensors at the front of a section, by name."""
-    start = reader.offset
-    narrow, wide = read_levels(
-        reader,
-        [r.num_levels for r in records if not r.wide_levels],
-        [r.num_levels for r in records if r.wide_levels],
-    )
-    next_narrow, next_wide = iter(narrow), iter(wide)
-    ends = np.cumsum([r.num_levels * (2 if r.wide_levels else 1) for r in records])
-    contents = {}
-    for record, share in zip(records, _shares(reader.offset - start, ends), strict=True):
-        levels = next(next_wide if record.wide_levels else next_narrow)
-        if record.transform != "none" and not np.abs(levels).max() <= MAX_LEVEL:
-            raise HempFileError(None, start, f"levels to transform up to {MAX_LEVEL:g}", "larger")
-        offset = reader.offset
-        payload = reader.take(record.size, "coded indices")
-        size = share + len(payload)
-        contents[record.name] = Content(record, levels, payload, size=size, offset=offset)
-    return contents
-
-
-def _storages(records: list[Record]) -> list[Storage]:
-    """Storages of the blocks, in the order in which plain entries first appear."""
-    return list(dict.fromkeys(r.storage for r in records if r.kind == PLAIN and r.num_entries))
-
-
-def _shares(size: int, ends: np.ndarray) -> list[int]:
-    """`size` whole bytes, split like the differences of `ends`, whole numbers."""
-    whole = [end * size // int(ends[-1]) for end in ends.tolist()]
-    return [end - start for start, end in zip([0, *whole], whole, strict=False)]
+    record = content.record
+    return tensor_of(content.words(), record.storage.dtype, record.shape)

@@ -13,29 +13,15 @@ import torch
 from torch import Tensor
 
 from hemp_lightning.coding import get_coder
-from hemp_reader.bitstream import (
-    BitReader,
-    ByteReader,
-    fold_sign,
-    golomb_encode,
-    golomb_parameter,
-    unfold_sign,
-    varint,
-)
-from hemp_reader.coding.indices import tally
-from hemp_reader.errors import HempFileError, located
+from hemp_reader.bitstream import fold_sign, golomb_encode, golomb_parameter, varint
+from hemp_reader.format.steps import DIGITS, EXPONENTS, INFINITY, LARGEST, MANTISSA, MULTIPLES
 from hemp_reader.limits import MAX_LEVELS
 
 TOLERANCE = 32
 """Entries move by at most one part in `TOLERANCE` of their tensor's deviation."""
 
-MULTIPLES, DIGITS = 0, 1
 _WIDE = 4.0  # from this ratio of the largest to the smallest entry on, digits are kept
 _KEPT = 5  # digits kept after the first
-_MANTISSA = 23
-_INFINITY = 0x7F800000
-_LARGEST = 2**24 - 1  # multiple of a step that float32 holds, whatever the step
-_EXPONENTS = -149, 104  # of steps
 _REACH = MAX_LEVELS // 4 - 1  # multiples on either side of the centre
 
 
@@ -79,10 +65,10 @@ def round_to_steps(tensor: Tensor, limits: Tensor | None = None) -> Tensor | Non
 
 
 def _to_digits(tensor: Tensor) -> np.ndarray | None:
-    shift = _MANTISSA - _KEPT
+    shift = MANTISSA - _KEPT
     bits = tensor.reshape(-1).contiguous().numpy().view(np.int32).astype(np.int64)
     rounded = (bits + (1 << (shift - 1))) >> shift << shift
-    if int(bits.min()) < 1 << _MANTISSA or int(rounded.max()) >= _INFINITY:
+    if int(bits.min()) < 1 << MANTISSA or int(rounded.max()) >= INFINITY:
         return None  # subnormal ones have fewer digits
     return rounded.astype(np.uint32).view(np.float32)
 
@@ -90,12 +76,12 @@ def _to_digits(tensor: Tensor) -> np.ndarray | None:
 def _to_multiples(entries: np.ndarray, moves: np.ndarray) -> np.ndarray | None:
     """On the widest steps that keep within the tolerance and `moves`."""
     deviation = float(np.abs(entries - np.median(entries)).mean())
-    widest = max(math.frexp(2 * deviation / TOLERANCE)[1] - 1, _EXPONENTS[0])
-    if widest > _EXPONENTS[1]:
+    widest = max(math.frexp(2 * deviation / TOLERANCE)[1] - 1, EXPONENTS[0])
+    if widest > EXPONENTS[1]:
         return None
-    for exponent in range(widest, _EXPONENTS[0] - 1, -1):
+    for exponent in range(widest, EXPONENTS[0] - 1, -1):
         multiples = np.rint(np.ldexp(entries, -exponent))
-        if float(np.abs(multiples).max()) > _LARGEST:
+        if float(np.abs(multiples).max()) > LARGEST:
             return None
         if float(np.abs(multiples - _centre(multiples)).max()) > _REACH:
             return None
@@ -140,66 +126,6 @@ def write_steps(tensors: list[np.ndarray]) -> bytes:
     return b"".join(parts)
 
 
-def read_steps(reader: ByteReader, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The words of a block, uint32, one tensor after the other, and what share each has in it.
-
-    Args:
-        reader: At the beginning of the block.
-        counts: Entries of each tensor, at least 1.
-
-    Returns:
-        The words, and of each tensor the bits of its entries by their frequencies in the block,
-        int64, at least 1: a constant takes less of the block than as many different numbers.
-
-    Raises:
-        HempFileError: If there is no such block.
-    """
-    start = reader.offset
-    bits = BitReader(reader, len(counts))
-    forms = bits.fixed(np.ones(len(counts), np.int64), "forms of tensors")
-    bits.finish()
-    shifts, centres = np.zeros((2, len(counts)), np.int64)
-    for form in (MULTIPLES, DIGITS):
-        count = int((forms == form).sum())
-        for numbers in (shifts, centres) if count else ():
-            k = reader.byte("parameter of steps")
-            bits = BitReader(reader, count)
-            changes = unfold_sign(bits.golomb(count, k, "steps and centres"))
-            bits.finish()
-            if int(np.abs(changes).max()) > 2**32:
-                raise HempFileError(None, start, "steps and centres of 32 bits", "larger ones")
-            numbers[forms == form] = np.cumsum(changes)
-    low = reader.varint("distance of the lowest entry", MAX_LEVELS - 1)
-    num_levels = reader.varint("steps between entries", MAX_LEVELS - 1) + 1
-    size = reader.varint("size of coded entries")
-    offset = reader.offset
-    coded = reader.take(size, "coded entries")
-    with located(offset):
-        indices = get_coder("context").decode(coded, (sum(counts),), num_levels)
-    whole = indices.astype(np.int64) - low + np.repeat(centres, counts)
-    shift, digits = np.repeat(shifts, counts), np.repeat(forms == DIGITS, counts)
-    valid = np.where(
-        digits,
-        (0 <= shift) & (shift <= _MANTISSA) & (0 < whole) & (whole <= _INFINITY),
-        (_EXPONENTS[0] <= shift) & (shift <= _EXPONENTS[1]) & (np.abs(whole) <= _LARGEST),
-    )
-    words = np.zeros(len(whole), np.int64)
-    if valid.all():
-        words[digits] = whole[digits] << shift[digits]
-    if not valid.all() or int(words.max()) >= _INFINITY:
-        raise HempFileError(None, start, "finite entries on steps", "others")
-    multiples = np.ldexp(whole[~digits].astype(np.float64), shift[~digits].astype(np.int32))
-    words[~digits] = multiples.astype(np.float32).view(np.uint32)
-    return words.astype(np.uint32), _bits(indices, counts)
-
-
-def _bits(indices: np.ndarray, counts: list[int]) -> np.ndarray:
-    frequencies = tally(indices, int(indices.max()) + 1)
-    lengths = np.log2(len(indices)) - np.log2(frequencies[indices])
-    starts = np.cumsum([0, *counts[:-1]])
-    return np.rint(np.add.reduceat(lengths, starts)).astype(np.int64) + 1  # its form is a bit
-
-
 def _centre(whole: np.ndarray) -> float | int:
     """The upper median, which is one of the numbers."""
     return np.sort(whole)[len(whole) // 2]
@@ -214,15 +140,15 @@ def _on_steps(words: np.ndarray) -> tuple[int, int, np.ndarray]:
     exponent = 0
     if mantissas.any():
         exponent = int((exponents - 24 + zeros)[mantissas != 0].min())
-        exponent = min(exponent, _EXPONENTS[1])
+        exponent = min(exponent, EXPONENTS[1])
     multiples = np.ldexp(entries, -exponent)
     choices = []
-    if float(np.abs(multiples).max()) <= _LARGEST:
+    if float(np.abs(multiples).max()) <= LARGEST:
         choices.append((MULTIPLES, exponent, multiples.astype(np.int64)))
     if float(entries.min()) > 0:
         bits = words.astype(np.int64)
         ones = int(np.bitwise_or.reduce(bits))
-        shift = min((ones & -ones).bit_length() - 1, _MANTISSA)
+        shift = min((ones & -ones).bit_length() - 1, MANTISSA)
         choices.append((DIGITS, shift, bits >> shift))
     if not choices:
         raise ValueError("entries must lie on steps; found a range that is too wide")

@@ -23,8 +23,8 @@ class TuplesDecoder:
     """Decodes tuples, whatever their length and scan: these stand in the payload.
 
     Example:
-        >>> TuplesDecoder().decode(bytes.fromhex("000198"), (3,), num_levels=4)
-        array([0, 0, 0], dtype=uint8)
+        >>> TuplesDecoder().decode(bytes.fromhex("0001002e"), (3,), num_levels=4)
+        array([2, 2, 2], dtype=uint8)
     """
 
     name: ClassVar[str] = "tuples"

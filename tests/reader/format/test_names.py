@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemp_lightning import HempFileError
-from hemp_lightning.file.format.names import WORDS, expand, read_name, shorten, write_name
 from hemp_reader.bitstream import ByteReader
+from hemp_reader.format.names import WORDS, expand, read_name, shorten, write_name
 
 names = st.lists(st.sampled_from(WORDS) | st.text(max_size=4), max_size=6).map("".join)
 

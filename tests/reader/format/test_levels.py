@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemp_lightning import HempFileError
-from hemp_lightning.file.format.levels import needs_wide, read_levels, write_levels
 from hemp_reader.bitstream import ByteReader
+from hemp_reader.format.levels import needs_wide, read_levels, write_levels
 
 
 def ascending(width):

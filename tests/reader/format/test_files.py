@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hemp_lightning import HempFileError, load, save
-from hemp_lightning.file.format import files
-from hemp_lightning.file.load import inspect, verify
 from hemp_reader.bitstream import ByteReader, FileBytes
+from hemp_reader.format import files
+from hemp_reader.reading import inspect, verify
 
 GOLDEN = sorted((Path(__file__).parents[2] / "data").glob("version*.hemp"))
 
@@ -63,7 +63,7 @@ def test_every_flip_and_every_cut_is_refused(tmp_path: Path) -> None:
 def test_a_large_tensor_of_planes_is_checked_without_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hemp_lightning.file.format import sections
+    from hemp_reader.format import sections
 
     path = tmp_path / "a.hemp"
     weights = 1 + torch.rand(1000, generator=torch.Generator().manual_seed(0)) / 1000

@@ -6,18 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hemp_lightning.file.format.storages import (
-    BRAIN,
-    EXACT,
-    FLOAT32,
-    HALF,
-    STEPS,
-    STORAGES,
-    fits,
-    from_words,
-    has_nan,
-    to_words,
-)
+from hemp_lightning.file.format.storages import EXACT, fits, has_nan, tensor_of, to_words
+from hemp_reader.format.storages import BRAIN, FLOAT32, HALF, STEPS, STORAGES, widened
 
 
 def test_numbers_never_change():
@@ -28,7 +18,7 @@ def test_numbers_never_change():
         and STORAGES[19] is BRAIN
         and STORAGES[20] is STEPS
     )
-    assert STORAGES[8].dtype == torch.int64 and STORAGES[10].dtype == torch.bool
+    assert STORAGES[8].dtype == "int64" and STORAGES[10].dtype == "bool"
 
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
@@ -41,7 +31,7 @@ def test_words_hold_every_bit(dtype):
     words = to_words(tensor, EXACT[dtype])
     little = words.astype(words.dtype.newbyteorder("<"))
     assert little.tobytes() == data.tobytes()
-    found = from_words(words, EXACT[dtype], (2, 3, 4))
+    found = tensor_of(widened(words, EXACT[dtype]), EXACT[dtype].dtype, (2, 3, 4))
     assert found.dtype == dtype and found.shape == (2, 3, 4)
     assert found.reshape(-1).view(torch.uint8).numpy().tobytes() == data.tobytes()
 
@@ -71,7 +61,7 @@ def test_errors_stay_within_what_is_promised():
     tensor = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     for storage, unit in ((HALF, 2.0**-11), (BRAIN, 2.0**-8)):
         assert fits(tensor, storage)
-        held = from_words(to_words(tensor, storage), storage, (10_000,))
+        held = tensor_of(widened(to_words(tensor, storage), storage), "float32", (10_000,))
         error = (held.double() - tensor.double()).abs()
         allowed = torch.maximum(unit * tensor.abs(), 2.0**-22 * tensor.abs().max()).double()
         assert (error <= allowed).all() and error.max() > 0

@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hemp_lightning import HempFileError
-from hemp_lightning.file.format.steps import read_steps, round_to_steps, write_steps
+from hemp_lightning.file.format.steps import round_to_steps, write_steps
 from hemp_reader.bitstream import ByteReader
+from hemp_reader.format.steps import read_steps
 
 FLOATS = st.floats(-1000, 1000, width=32)
 POSITIVE = st.floats(float(np.float32(1e-6)), float(np.float32(1e6)), width=32)

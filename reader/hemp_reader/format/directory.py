@@ -7,9 +7,11 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from hemp_lightning.file.format.metadata import read_metadata, write_metadata
-from hemp_lightning.file.format.names import expand, read_name, shorten, write_name
-from hemp_lightning.file.format.storages import (
+from hemp_reader.bitstream import ByteReader, varint
+from hemp_reader.errors import HempFileError, located
+from hemp_reader.format.metadata import read_metadata, write_metadata
+from hemp_reader.format.names import expand, read_name, shorten, write_name
+from hemp_reader.format.storages import (
     EXACT,
     FLOAT32,
     HALF,
@@ -18,10 +20,8 @@ from hemp_lightning.file.format.storages import (
     STORAGES,
     Storage,
 )
-from hemp_lightning.quantization.transforms import TRANSFORMS, is_transformable
-from hemp_reader.bitstream import ByteReader, varint
-from hemp_reader.errors import HempFileError, located
 from hemp_reader.limits import MAX_LEVELS
+from hemp_reader.transforms import TRANSFORMS, is_transformable
 
 QUANTIZED, PLAIN, ALIAS = 0, 1, 2
 _TRANSFORMED = 3  # the kind that a file gives to quantized tensors with a transform
@@ -94,7 +94,7 @@ class Record:
     @property
     def num_bytes(self) -> int:
         """Bytes that the tensor takes in memory."""
-        return self.num_entries * self.storage.dtype.itemsize
+        return self.num_entries * self.storage.itemsize
 
 
 def lowest_version(records: list[Record], metadata: Mapping[str, str]) -> int:

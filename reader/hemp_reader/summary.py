@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hemp_lightning.file.format.directory import ALIAS, QUANTIZED, Record
-from hemp_lightning.file.format.sections import Content
 from hemp_reader.coding import decoder_by_id
 from hemp_reader.coding.tuples.counting import counted_entropy
+from hemp_reader.format.directory import ALIAS, QUANTIZED, Record
+from hemp_reader.format.sections import Content
 
 
 @dataclass(frozen=True)

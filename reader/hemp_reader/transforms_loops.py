@@ -1,4 +1,4 @@
-"""The loop of `hemp_lightning.quantization.transforms`."""
+"""The loop of `hemp_reader.transforms`."""
 
 from __future__ import annotations
 

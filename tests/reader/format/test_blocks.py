@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hemp_lightning import HempFileError
-from hemp_lightning.file.format.blocks import read_block, write_block
-from hemp_lightning.file.format.storages import EXACT, HALF, STORAGES, to_words
+from hemp_lightning.file.format.blocks import write_block
+from hemp_lightning.file.format.storages import EXACT, to_words
 from hemp_reader.bitstream import ByteReader, golomb_encode
+from hemp_reader.format.blocks import read_block
+from hemp_reader.format.storages import HALF, STORAGES
 
 INT64, UINT8, BOOL = EXACT[torch.int64], EXACT[torch.uint8], EXACT[torch.bool]
 
