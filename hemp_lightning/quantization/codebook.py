@@ -9,8 +9,9 @@ from torch import Tensor
 
 from hemp_lightning.quantization.assign import quantize
 from hemp_lightning.quantization.transforms import coefficients_of, to_coefficients, weights_of
+from hemp_reader.cosines import to_weights
 from hemp_reader.limits import MAX_LEVELS
-from hemp_reader.transforms import MAX_LEVEL, TRANSFORMS, to_weights
+from hemp_reader.transforms import MAX_LEVEL, TRANSFORMS
 
 MAX_COMPARED = 256
 """Up to here a weight is compared with all thresholds; a search is quicker with more of them."""

@@ -17,13 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hemp_reader.transforms import (
-    TRANSFORMS,
-    cosine_table,
-    is_transformable,
-    kernel_axes,
-    turned,
-)
+from hemp_reader.cosines import cosine_table, turned
+from hemp_reader.transforms import TRANSFORMS, is_transformable, kernel_axes
 
 MIN_GAIN = 0.01
 """Bits per weight that the cosine transform must promise to be taken."""

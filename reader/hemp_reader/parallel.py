@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MAX_THREADS = 8
 """The most threads unless told otherwise: each one holds a tensor of its own."""
@@ -51,6 +53,8 @@ def in_order(
     if threads == 1:
         yield from map(work, items)
         return
+    from concurrent.futures import ThreadPoolExecutor  # which one thread does not wait for
+
     with ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[Result]] = deque()
         try:

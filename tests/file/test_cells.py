@@ -11,10 +11,10 @@ import torch
 from hemp_lightning import load, save
 from hemp_lightning.coding.context import coder
 from hemp_lightning.coding.context.coder import ContextCoder
-from hemp_lightning.coding.context.options import Options
 from hemp_lightning.file.cells import assign_priced
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.thresholds import PRICE
+from hemp_reader.coding.context.options import Options
 
 LEVELS = (0.5 * np.arange(-4, 5)).astype(np.float32)
 

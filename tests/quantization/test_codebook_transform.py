@@ -9,7 +9,7 @@ import torch
 from hemp_lightning import load, save
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.transforms import to_coefficients
-from hemp_reader.transforms import to_weights
+from hemp_reader.cosines import to_weights
 
 LEVELS = torch.tensor([-1.0, -0.25, 0.0, 0.5])
 BOOK = Codebook(LEVELS, transform="dct")

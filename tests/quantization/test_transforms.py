@@ -20,8 +20,9 @@ from hemp_lightning.quantization.transforms import (
     to_coefficients,
     weights_of,
 )
-from hemp_reader import transforms
-from hemp_reader.transforms import MAX_EXTENT, cosine_table, is_transformable, to_weights
+from hemp_reader import cosines
+from hemp_reader.cosines import cosine_table, to_weights
+from hemp_reader.transforms import MAX_EXTENT, is_transformable
 
 SHAPES = [(4, 3, 3, 3), (5, 1, 7), (2, 2, 3, 4, 5), (3, 1, 5, 5), (2, 3, 1, 4), (1, 1, 2)]
 
@@ -114,8 +115,8 @@ def test_weights_are_sums_in_the_stated_order(shape):
 def test_the_compiled_loop_gives_the_bits_of_the_plain_one(monkeypatch, shape):
     coefficients = drawn(shape)
     compiled = to_weights(coefficients), to_coefficients(coefficients.astype(np.float64))
-    monkeypatch.setattr(transforms, "IS_COMPILED", False)
-    monkeypatch.setattr(transforms, "_PIECE", 4)
+    monkeypatch.setattr(cosines, "IS_COMPILED", False)
+    monkeypatch.setattr(cosines, "_PIECE", 4)
     plain = to_weights(coefficients), to_coefficients(coefficients.astype(np.float64))
     assert [found.tobytes() for found in compiled] == [found.tobytes() for found in plain]
 

@@ -19,7 +19,7 @@ import numpy as np
 from hemp_lightning.coding.context import counter_loop
 from hemp_lightning.coding.context.counter_loop import code_fast
 from hemp_lightning.coding.context.fast_coder import FastCoder
-from hemp_lightning.coding.context.options import Options
+from hemp_reader.coding.context.options import Options
 from hemp_lightning.coding.context.payload import encode_with
 
 indices = np.arange(40, dtype=np.uint8).reshape(5, 8) % 7 // 3

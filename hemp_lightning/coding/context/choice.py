@@ -10,8 +10,8 @@ import numpy as np
 
 from hemp_lightning.coding.context.counter_loop import code_fast
 from hemp_lightning.coding.context.mixing_loop import code_indices
-from hemp_lightning.coding.context.options import MAX_SCALE, MAX_UNARY, Options
 from hemp_lightning.coding.context.payload import encode_with
+from hemp_reader.coding.context.options import MAX_SCALE, MAX_UNARY, Options
 from hemp_reader.coding.indices import tally
 from hemp_reader.scan_order import SCANS, scan_axes
 

@@ -17,10 +17,8 @@ from typing import ClassVar
 import numpy as np
 
 from hemp_lightning.coding.coder import check_indices
-from hemp_lightning.coding.context import range_coder as coding
 from hemp_lightning.coding.context.choice import choose
 from hemp_lightning.coding.context.mixing_loop import code_indices
-from hemp_lightning.coding.context.options import Options, code_options
 from hemp_lightning.coding.context.payload import (
     NO_BYTES,
     NO_FLOATS,
@@ -33,6 +31,8 @@ from hemp_lightning.coding.context.payload import (
     values_of,
 )
 from hemp_reader.bitstream import Bytes
+from hemp_reader.coding.context import range_coder as coding
+from hemp_reader.coding.context.options import Options, code_options
 from hemp_reader.coding.indices import index_dtype, is_trivial, trivial_indices
 from hemp_reader.errors import HempFileError
 from hemp_reader.scan_order import scan_axes
@@ -72,7 +72,8 @@ class ContextCoder:
         # the loops take what they could write to
         buffer = np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), np.uint8)
         state = coding.start_decoder(buffer)
-        options = code_options(coding.DECODE, state, buffer, num_levels, len(shape), Options())
+        steps = coding.Steps(coding.DECODE, state, buffer)
+        options = code_options(steps, num_levels, len(shape))
         if options.flags and not self._has_flags:
             raise HempFileError(None, 0, "no flags of silent rows", "flags")
         dtype = index_dtype(num_levels)

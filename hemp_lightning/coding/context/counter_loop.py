@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hemp_lightning.coding.context.model_tables import FRESH
-from hemp_lightning.coding.context.range_coder import (
+from hemp_reader.coding.context.model_tables import FRESH
+from hemp_reader.coding.context.range_coder import (
     DECODE,
     ENCODE,
     HALF,

@@ -15,7 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hemp_lightning.coding.context.model_tables import (
+from hemp_lightning.coding.context.neighbours import (
+    LINE_INPUTS,
+    LINE_NODES,
+    NUM_INPUTS,
+    num_contexts,
+)
+from hemp_reader.coding.context.model_tables import (
     FRESH,
     PACE,
     SQUASH,
@@ -24,12 +30,6 @@ from hemp_lightning.coding.context.model_tables import (
     WEIGHT_START,
     inherit,
     learn,
-)
-from hemp_lightning.coding.context.neighbours import (
-    LINE_INPUTS,
-    LINE_NODES,
-    NUM_INPUTS,
-    num_contexts,
 )
 from hemp_reader.numba_tools import embedded, jit
 

@@ -18,7 +18,6 @@ from hemp_lightning.coding.context.mixer import (
     predict,
     start_mixer,
 )
-from hemp_lightning.coding.context.model_tables import FRESH, learn
 from hemp_lightning.coding.context.neighbours import (
     LINE_INPUTS,
     LINE_NODES,
@@ -26,7 +25,8 @@ from hemp_lightning.coding.context.neighbours import (
     Geometry,
     find_contexts,
 )
-from hemp_lightning.coding.context.range_coder import (
+from hemp_reader.coding.context.model_tables import FRESH, learn
+from hemp_reader.coding.context.range_coder import (
     DECODE,
     ENCODE,
     HALF,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hemp_lightning.coding.context.model_tables import class_of, log_class
+from hemp_reader.coding.context.model_tables import class_of, log_class
 from hemp_reader.numba_tools import embedded, jit
 
 NUM_INPUTS = 8

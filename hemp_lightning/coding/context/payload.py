@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hemp_lightning.coding.context import range_coder as coding
 from hemp_lightning.coding.context.mixing_loop import code_indices
-from hemp_lightning.coding.context.options import Options, code_options
+from hemp_reader.coding.context import range_coder as coding
+from hemp_reader.coding.context.options import Options, code_options
 from hemp_reader.scan_order import scan_axes
 
 _PIECE = 2**18  # indices
@@ -29,7 +29,8 @@ def encode_with(
     while True:
         buffer = np.zeros(size, np.uint8)
         state = coding.start_encoder()
-        code_options(coding.ENCODE, state, buffer, num_levels, indices.ndim, options)
+        steps = coding.Steps(coding.ENCODE, state, buffer)
+        code_options(steps, num_levels, indices.ndim, options)
         if options.plain:
             fits = code_plain(coding.ENCODE, state, buffer, indices.reshape(-1), num_levels)
         else:

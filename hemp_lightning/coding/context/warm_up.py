@@ -8,8 +8,8 @@ import numpy as np
 
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
-from hemp_lightning.coding.context.options import Options
 from hemp_lightning.coding.context.payload import encode_with
+from hemp_reader.coding.context.options import Options
 from hemp_reader.coding.indices import index_dtype
 
 

@@ -19,7 +19,7 @@ from hemp_reader.format.directory import PLAIN, QUANTIZED, Record
 from hemp_reader.format.levels import read_levels
 from hemp_reader.format.steps import read_steps
 from hemp_reader.format.storages import STEPS, Storage, array_of, narrowed, widened
-from hemp_reader.transforms import MAX_LEVEL, to_weights
+from hemp_reader.transforms import MAX_LEVEL
 
 SECTION_BYTES = 2**22
 """A section takes tensors up to so many bytes in memory, or a single larger one."""
@@ -68,6 +68,8 @@ class Content:
             return widened(self.values, record.storage)
         if record.transform == "none":
             return gather(narrowed(self.values, record.storage.dtype), self.indices().reshape(-1))
+        from hemp_reader.cosines import to_weights  # and not before: it waits for numba
+
         coefficients = gather(self.values, self.indices().reshape(-1)).reshape(record.shape)
         return narrowed(to_weights(coefficients).reshape(-1), record.storage.dtype)
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hemp_lightning.coding.context import counter_loop, mixing_loop, payload, range_coder
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
-from hemp_lightning.coding.context.model_tables import SQUASH, STRETCH
-from hemp_lightning.coding.context.options import Options
 from hemp_lightning.coding.context.payload import encode_with
+from hemp_reader.coding.context.model_tables import SQUASH, STRETCH
+from hemp_reader.coding.context.options import Options
 from hemp_reader.errors import HempFileError
 from tests.coding.context import reference_context
 from tests.coding.context.cases import (

@@ -9,6 +9,8 @@ buffer, and `code`, the value read minus `low` (decoding).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from hemp_reader.numba_tools import inlined, jit
@@ -121,6 +123,31 @@ def code_uniform(
                 high = middle
         values[t] = low
     return True
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Single decisions of a coder, for what is no loop.
+
+    Attributes:
+        mode: DECODE or ENCODE.
+        state: Of the coder; it moves on.
+        buffer: Bytes to read or to fill.
+    """
+
+    mode: int
+    state: np.ndarray
+    buffer: np.ndarray
+
+    def decide(self, one: int, bit: int = 0) -> int:
+        """Code a decision that is 1 with probability `one` / 65536."""
+        return int(code_bit(self.mode, self.state, self.buffer, one, bit))
+
+    def uniform(self, size: int, value: int = 0) -> int:
+        """Code a number below `size`, all of them equally likely."""
+        coded = np.array([value], np.int32)
+        code_uniform(self.mode, self.state, self.buffer, coded, size)
+        return int(coded[0])
 
 
 def finish(state: np.ndarray, buffer: np.ndarray) -> bytes:

@@ -1,4 +1,4 @@
-"""The loop of `hemp_reader.transforms`."""
+"""The loop of `hemp_reader.cosines`."""
 
 from __future__ import annotations
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
-
-from hemp_lightning.coding.context import range_coder as coding
 from hemp_reader.scan_order import SCANS
 
 _OPTION_ONE = 8192  # of 65,536: an option that is not the usual one costs 3 bits, a usual one 0.2
@@ -45,13 +43,26 @@ class Options:
         return self.centre, num_levels - 1 - self.centre
 
 
+class Decisions(Protocol):
+    """Something that reads decisions, or writes those that it is given."""
+
+    def decide(self, one: int, bit: int = 0) -> int:
+        """A decision that is 1 with probability `one` / 65536."""
+        ...
+
+    def uniform(self, size: int, value: int = 0) -> int:
+        """A number below `size`, all of them equally likely."""
+        ...
+
+
 def code_options(
-    mode: int, state: np.ndarray, buffer: np.ndarray, num_levels: int, ndim: int, options: Options
+    decisions: Decisions, num_levels: int, ndim: int, options: Options | None = None
 ) -> Options:
     """Write the options, or read them: the ones that were coded."""
+    options = Options() if options is None else options
 
     def flag(value: bool, one: int = _OPTION_ONE) -> bool:
-        return bool(coding.code_bit(mode, state, buffer, one, int(value)))
+        return bool(decisions.decide(one, int(value)))
 
     if flag(options.plain):
         return Options(plain=True)
@@ -60,9 +71,7 @@ def code_options(
     centre = middle if half else options.centre
     if not half:
         if flag(centre != middle):
-            coded = np.array([centre], np.int32)
-            coding.code_uniform(mode, state, buffer, coded, num_levels)
-            centre = int(coded[0])
+            centre = decisions.uniform(num_levels, centre)
         else:
             centre = middle
     found = Options(half=half, centre=centre)

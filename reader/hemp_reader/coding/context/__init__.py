@@ -1,0 +1,1 @@
+"""The context coders: every index is predicted from the ones before it."""
