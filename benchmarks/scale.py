@@ -28,16 +28,17 @@ def make(path: Path, tensors: int, side: int, unlike: bool) -> None:
     """A checkpoint, tensor by tensor; with `unlike` rows, which the context coder learns."""
     import torch
 
-    from hemp_lightning.file.safetensors_files import SafetensorsWriter
+    from hemp_reader.safetensors import SafetensorsWriter
 
     names = [f"layers.{i}.weight" for i in range(tensors)]
-    shapes = dict.fromkeys(names, (torch.float32, (side, side)))
-    with SafetensorsWriter(path, shapes | {"small.weight": (torch.float32, (8, 8))}) as writer:
+    shapes = dict.fromkeys(names, ("float32", (side, side)))
+    with SafetensorsWriter(path, shapes | {"small.weight": ("float32", (8, 8))}) as writer:
         for seed, name in enumerate(names):
             generator = torch.Generator().manual_seed(seed)
             scale = 0.02 * torch.randn(side, 1, generator=generator).exp() if unlike else 0.02
-            writer.write(name, torch.randn(side, side, generator=generator) * scale)
-        writer.write("small.weight", torch.eye(8))
+            weights = torch.randn(side, side, generator=generator) * scale
+            writer.write(name, weights.numpy().view("u4").reshape(-1))
+        writer.write("small.weight", torch.eye(8).numpy().view("u4").reshape(-1))
 
 
 def measure(small: list[str], large: list[str]) -> None:

@@ -25,13 +25,14 @@ from hemp_lightning.file.checkpoints import (
     read_checkpoint,
     same_file,
 )
-from hemp_lightning.file.decompress import METADATA, decompress
+from hemp_lightning.file.decompress import decompress
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
 from hemp_lightning.file.save import save
 from hemp_lightning.quantization.quantizers import QUANTIZERS
 from hemp_lightning.version import __version__
 from hemp_reader.errors import HempFileError
 from hemp_reader.reading import inspect, verify
+from hemp_reader.safetensors import METADATA
 from hemp_reader.scan_order import SCANS
 from hemp_reader.summary import Summary
 from hemp_reader.transforms import TRANSFORMS

@@ -9,9 +9,7 @@ from hemp_lightning.coding.context import (
     counter_loop,
     mixer,
     mixing_loop,
-    model_tables,
     neighbours,
-    range_coder,
 )
 from hemp_lightning.entropy import (
     cpu,
@@ -26,6 +24,7 @@ from hemp_lightning.entropy import (
     sparse_loops,
 )
 from hemp_lightning.quantization import sorted_weights_loops
+from hemp_reader.coding.context import model_tables, range_coder
 
 MODULES = (
     counter_loop,

@@ -7,15 +7,9 @@ import os
 import torch
 
 from hemp_lightning.file.checkpoints import SUFFIXES, has_suffix, same_file
-from hemp_lightning.file.format.storages import DTYPES
-from hemp_lightning.file.load import decoded, load
-from hemp_lightning.file.safetensors_files import SafetensorsWriter
-from hemp_reader.format.directory import ALIAS
-from hemp_reader.format.files import opened
+from hemp_lightning.file.load import load
+from hemp_reader.converting import convert
 from hemp_reader.replacing import replacing
-
-METADATA = {"format": "pt"}
-"""Metadata of a `.safetensors` file whose own are not known: transformers asks for these."""
 
 
 def decompress(
@@ -54,18 +48,4 @@ def decompress(
         with replacing(output) as temporary:
             torch.save(state, temporary)
         return len(state)
-    with opened(path, max_bytes) as file:
-        records = file.records
-        names: dict[str, list[str]] = {r.name: [r.name] for r in records if r.kind != ALIAS}
-        for record in records:
-            if record.kind == ALIAS:
-                names[records[record.target].name].append(record.name)
-        tensors = {record.name: (DTYPES[record.storage.dtype], record.shape) for record in records}
-        with (
-            replacing(output) as temporary,
-            SafetensorsWriter(temporary, tensors, {**METADATA, **file.metadata}) as writer,
-        ):
-            for name, tensor in decoded(file, threads):
-                for each in names[name]:
-                    writer.write(each, tensor)
-        return len(records)
+    return convert(path, output, max_bytes=max_bytes, threads=threads)

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemp_lightning.coding.context import counter_loop, mixing_loop, payload, range_coder
+from hemp_lightning.coding.context import counter_loop, mixing_loop, payload
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
 from hemp_lightning.coding.context.payload import encode_with
+from hemp_reader.coding.context import range_coder
 from hemp_reader.coding.context.model_tables import SQUASH, STRETCH
 from hemp_reader.coding.context.options import Options
 from hemp_reader.errors import HempFileError
