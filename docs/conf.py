@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "reader")]
 
 from prepare import copy_documents, unlinked, write_reference  # noqa: E402
 
@@ -46,7 +46,7 @@ nb_execution_timeout = 240
 nb_merge_streams = True
 os.environ.setdefault("HEMP_DATA", str(HERE.parents[1] / "shared" / "data"))
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    [*sys.path[1:3], *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
 autodoc_member_order = "bysource"

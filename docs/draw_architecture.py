@@ -28,7 +28,7 @@ def layers() -> list[list[str]]:
 
     Example:
         >>> layers()[0], layers()[-1]
-        (['cli'], ['errors', 'version'])
+        (['cli'], ['hemp_reader'])
     """
     with (ROOT / "pyproject.toml").open("rb") as file:
         contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
@@ -42,6 +42,8 @@ def layers() -> list[list[str]]:
 def question(room: str) -> str:
     """The first sentence of a room's docstring."""
     path = ROOT / "hemp_lightning" / room
+    if room == "hemp_reader":
+        path = ROOT / "reader" / room
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     if not path.is_file():
         return ""

@@ -218,7 +218,7 @@ def test_as_a_program(folder):
         [sys.executable, "-m", "hemp_lightning.cli", "verify", "net.pt"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(cli.__file__))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 1 and done.stderr.startswith("hemp: net.pt: byte 0: expected")
 

@@ -102,7 +102,7 @@ def test_the_core_does_without_the_packages_of_the_suite(tmp_path: Path) -> None
         "hemp_lightning.load_into(torch.nn.Linear(4, 3), 'a.hemp')\n"
         "print(hemp_lightning.cli.main(['run', 'trainer=debug']))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

@@ -127,7 +127,7 @@ def test_files_of_a_reader_run(tmp_path, words):
     done = subprocess.run(
         [sys.executable, "-m", "hemp_lightning.suite", *words, "hydra.run.dir=run"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -31,7 +31,7 @@ def built(tmp_path_factory):
         [sys.executable, "-m", "sphinx", *words, str(ROOT / "docs"), str(target)],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     return target, done
 

@@ -14,6 +14,7 @@ import hemp_lightning
 import hemp_reader
 
 ROOMS = ("coding",)
+CONTEXT = "hemp_reader/coding/context"
 PROGRAM = """
 import numpy as np
 from hemp_lightning.coding.context import counter_loop
@@ -78,7 +79,11 @@ def test_a_changed_constant_of_another_file_runs(package: Path) -> None:
     before, hits = coded(package)
     assert hits == "0"
     assert coded(package) == (before, "1")  # the next process finds the machine code
-    replace(package / "coding/context/model_tables.py", "(1 << 31) | 1)", "(3 << 30) | 1)")
+    replace(
+        package.parent / CONTEXT / "model_tables.py",
+        "(1 << 31) | 1)",
+        "(3 << 30) | 1)",
+    )
     after, hits = coded(package)
     assert hits == "0" and after != before
     assert after == coded(package, NUMBA_DISABLE_JIT="1")[0]
@@ -90,7 +95,7 @@ def test_a_changed_helper_of_another_file_runs(package: Path, tmp_path: Path) ->
     cache = str(tmp_path / "cache")
     before, _ = coded(package, NUMBA_CACHE_DIR=cache)
     assert any(Path(cache).rglob("*.nbi")) and not any(package.rglob("*.nbi"))
-    replace(package / "coding/context/range_coder.py", "low >= zero)", "low >  zero)")
+    replace(package.parent / CONTEXT / "range_coder.py", "low >= zero)", "low >  zero)")
     assert coded(package, NUMBA_CACHE_DIR=cache) == (before, "0")  # only decoding takes that path
 
 
@@ -112,7 +117,11 @@ for name in ("counter_loop", "mixing_loop"):
     replace(package / "coding/context/neighbours.py", "MAX_KERNEL = 64", "MAX_KERNEL = 65")
     kernel = stamps()
     assert kernel[0] == before[0] and kernel[1] != before[1]
-    replace(package / "coding/context/model_tables.py", "COUNT_LIMIT = 1020", "COUNT_LIMIT = 1021")
+    replace(
+        package.parent / CONTEXT / "model_tables.py",
+        "COUNT_LIMIT = 1020",
+        "COUNT_LIMIT = 1021",
+    )
     table = stamps()
     assert table[0] != before[0] and table[1] != kernel[1]
     replace(

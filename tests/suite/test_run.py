@@ -32,7 +32,11 @@ QUICK = ["trainer=debug", "callbacks=none", "logger=none"]
 
 def environment() -> dict[str, str]:
     """Of a process that finds this package, whatever is installed."""
-    found = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    found = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     found.pop("HYDRA_FULL_ERROR", None)
     return found
 
