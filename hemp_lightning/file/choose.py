@@ -26,6 +26,7 @@ from hemp_lightning.quantization.selection import (
 )
 from hemp_reader.errors import listed
 from hemp_reader.transforms import is_transformable
+from hemp_reader.updates import Base
 
 LARGE_ENTRIES = 1024
 LARGE_SHARE = 0.05
@@ -49,6 +50,7 @@ class Plan:
             it is stays so.
         options: The rest.
         notes: What the user is to be told, filled while tensors are coded.
+        base: A file whose tensors are taken as they are where they have not changed.
     """
 
     entries: list[Entry]
@@ -59,6 +61,7 @@ class Plan:
     automatic: bool
     options: FileOptions
     notes: list[str] = field(default_factory=list)
+    base: Base | None = None
 
     def values(self, position: int) -> Tensor:
         """The tensor that is written: of a pruned one, with zeros where its mask has them."""

@@ -16,6 +16,7 @@ def decompress(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
+    base: str | os.PathLike[str] | None = None,
     max_bytes: int | None = None,
     threads: int | None = None,
 ) -> int:
@@ -27,6 +28,7 @@ def decompress(
     Args:
         path: The `.hemp` file.
         output: The checkpoint, in the form that its suffix says.
+        base: See `load`.
         max_bytes: See `hemp_lightning.load`.
         threads: See `hemp_lightning.load`; so many tensors are in memory at a time.
 
@@ -44,8 +46,8 @@ def decompress(
     if same_file(path, output):
         raise ValueError(f"`output` must be another file than the input; found {output} for both")
     if not has_suffix(output, (".safetensors",)):
-        state = load(path, max_bytes=max_bytes, threads=threads)
+        state = load(path, base=base, max_bytes=max_bytes, threads=threads)
         with replacing(output) as temporary:
             torch.save(state, temporary)
         return len(state)
-    return convert(path, output, max_bytes=max_bytes, threads=threads)
+    return convert(path, output, base=base, max_bytes=max_bytes, threads=threads)

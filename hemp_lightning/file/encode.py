@@ -51,6 +51,12 @@ def encode_entry(
     if has_nan(tensor):
         plan.notes.append(f"tensor `{name}` has NaN")
     content, indices, entropy = None, None, 0.0
+    unchanged = _unchanged(plan, name, tensor)
+    if unchanged is not None:
+        indices = unchanged.indices() if unchanged.record.kind == QUANTIZED else None
+        if indices is not None:
+            entropy = indices_entropy(unchanged, indices, options.order, options.scan)
+        return unchanged, indices, replace(summarize(unchanged, entropy), relative_error=0.0)
     if position in plan.codebooks and not torch.isfinite(tensor).all():
         if position in plan.explicit:
             raise ValueError(
@@ -72,6 +78,16 @@ def encode_entry(
         entropy = indices_entropy(content, indices, options.order, options.scan)
     summary = replace(summarize(content, entropy), relative_error=_error(tensor, content, indices))
     return content, indices, summary
+
+
+def _unchanged(plan: Plan, name: str, tensor: Tensor) -> Content | None:
+    """What the base holds of a tensor, if it holds its very bits; else None."""
+    before = plan.base.contents.get(name) if plan.base is not None else None
+    if before is None or before.record.storage.dtype != EXACT[tensor.dtype].dtype:
+        return None
+    words = to_words(tensor, EXACT[tensor.dtype])
+    same = before.record.shape == tuple(tensor.shape) and np.array_equal(before.words(), words)
+    return before if same else None
 
 
 def shortest_payload(

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from hemp_lightning.file.format.sections import tensor_in
 from hemp_lightning.file.state import uncompiled
 from hemp_reader.errors import listed
-from hemp_reader.format.files import HempFile, opened
+from hemp_reader.format.files import HempFile
 from hemp_reader.parallel import count_threads, in_order
-from hemp_reader.reading import contents_of
+from hemp_reader.reading import contents_of, open_file
 from hemp_reader.summary import original
 
 
@@ -21,6 +21,7 @@ def load(
     path: str | os.PathLike[str],
     device: torch.device | str = "cpu",
     *,
+    base: str | os.PathLike[str] | None = None,
     max_bytes: int | None = None,
     threads: int | None = None,
 ) -> dict[str, Tensor]:
@@ -29,6 +30,7 @@ def load(
     Args:
         path: A `.hemp` file.
         device: Where the tensors go.
+        base: The file that it updates, if it is an update; else it is not used.
         max_bytes: The most bytes that the tensors may take; by default 256 MiB and 4096 times the
             size of the file. A file that declares more is refused before anything is allocated.
         threads: How many tensors are decoded at a time; None for one per processor at hand, at
@@ -39,10 +41,11 @@ def load(
         weights share one tensor.
 
     Raises:
-        HempFileError: If the file is not a whole, valid `.hemp` file, or is larger than allowed.
+        HempFileError: If the file is not a whole, valid `.hemp` file, is larger than allowed, or
+            updates another file than `base`.
         OSError: If it cannot be read.
     """
-    with opened(path, max_bytes) as file:
+    with open_file(path, max_bytes, base) as file:
         tensors = {name: tensor.to(device) for name, tensor in decoded(file, threads)}
         return {record.name: tensors[original(file.records, record)] for record in file.records}
 
@@ -51,7 +54,7 @@ def decoded(file: HempFile, threads: int | None = None) -> Iterator[tuple[str, T
     """Tensors of an open file with their names, in its order, aliases left out.
 
     Args:
-        file: Of `hemp_reader.format.files.opened`.
+        file: Of `hemp_reader.reading.open_file`.
         threads: See `load`; so many tensors are in memory at a time.
 
     Raises:
@@ -65,13 +68,18 @@ def decoded(file: HempFile, threads: int | None = None) -> Iterator[tuple[str, T
 
 
 def load_into(
-    model: nn.Module, path: str | os.PathLike[str], *, max_bytes: int | None = None
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    max_bytes: int | None = None,
 ) -> nn.Module:
     """Read a file into a model, which must have the very keys and shapes of the file.
 
     Args:
         model: Its parameters and buffers are overwritten, and keep their dtypes and devices.
         path: A `.hemp` file.
+        base: See `load`.
         max_bytes: See `load`.
 
     Returns:
@@ -81,7 +89,7 @@ def load_into(
         HempFileError: As `load`.
         ValueError: If keys or shapes differ; all differences are told, and nothing is overwritten.
     """
-    state = load(path, max_bytes=max_bytes)
+    state = load(path, base=base, max_bytes=max_bytes)
     target = uncompiled(model)
     own = target.state_dict()
     differences = []

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -20,12 +21,14 @@ from hemp_lightning.file.choose import Plan, choose
 from hemp_lightning.file.format.files import write_file
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.state import State
+from hemp_lightning.file.updates import become_update, read_whole
 from hemp_lightning.file.write import check_written, encode_sections, size_in_file
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer
 from hemp_reader.errors import listed
 from hemp_reader.format.metadata import check_metadata
 from hemp_reader.parallel import count_threads
+from hemp_reader.reading import contents_of, open_file
 from hemp_reader.replacing import replacing
 from hemp_reader.summary import Summary, total
 
@@ -52,6 +55,7 @@ def save(
     transform: str | Mapping[str, str] = "auto",
     cells: str = "auto",
     metadata: Mapping[str, str] | None = None,
+    base: str | os.PathLike[str] | None = None,
     threads: int | None = None,
 ) -> Summary:
     """Write a model or state_dict as one `.hemp` file.
@@ -79,6 +83,9 @@ def save(
         transform: What is done to kernels before they are quantized.
         cells: Which level a weight takes.
         metadata: Strings by name that the file carries beside its tensors.
+        base: A file that the reader has already. What is written is the update of it, from which
+            and the base the reader has the whole; or a whole file, if that is not larger. Tensors
+            that are what the base holds stay as they are.
         threads: How many tensors are coded at a time; None for one per processor, at most 8.
 
     Returns:
@@ -112,7 +119,9 @@ def save(
         tensors=tensors,
         options=options,
     )
-    summary = _write(plan, path, metadata, threads, begin)
+    if base is not None:
+        plan = replace(plan, base=read_whole(base)[0])
+    summary = _write(plan, path, metadata, threads, begin, base)
     _warn(plan, summary, fitted=codebooks is None)
     return summary
 
@@ -123,6 +132,7 @@ def _write(
     metadata: dict[str, str],
     threads: int,
     begin: float,
+    base: str | os.PathLike[str] | None = None,
 ) -> Summary:
     """Encode, write, decode and compare; only then does the file take its name."""
     with replacing(path) as temporary:
@@ -131,6 +141,12 @@ def _write(
             with temporary.open("wb") as file:
                 write_file(file, records, sizes, spool, metadata)
         file_bytes = check_written(temporary, records, metadata)
+        if base is not None and become_update(temporary, base):
+            file_bytes = temporary.stat().st_size
+            with open_file(temporary, 2**62, base) as update:
+                for content in contents_of(update):
+                    name = content.record.name
+                    summaries[name] = replace(summaries[name], bytes=content.size)
     seconds = time.perf_counter() - begin
     return total(path, file_bytes, records, summaries, seconds, metadata)
 

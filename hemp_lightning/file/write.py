@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -56,7 +56,7 @@ def encode_sections(
         return content, summary
 
     with closing(in_order(code, own, threads)) as coded:
-        for positions in _sections(plan.entries):
+        for positions in runs((position, _num_bytes(plan.entries[position])) for position in own):
             contents = []
             for content, summary in islice(coded, len(positions)):
                 contents.append(_in_section(content, len(sizes)))
@@ -111,14 +111,19 @@ def _read_back(data: bytes, contents: list[Content]) -> dict[str, int]:
     return {content.record.name: content.size for content in found}
 
 
-def _sections(entries: list[Entry]) -> Iterator[list[int]]:
-    """Positions of the entries that share a section."""
+def runs(sizes: Iterable[tuple[int, int]]) -> Iterator[list[int]]:
+    """Positions of the tensors that share a section.
+
+    Args:
+        sizes: Position, and bytes in memory, of each tensor that is no alias.
+
+    Example:
+        >>> list(runs([(0, 2**21), (1, 2**21), (3, 1)]))
+        [[0, 1], [3]]
+    """
     section: list[int] = []
     size = 0
-    for position, entry in enumerate(entries):
-        if entry.target is not None:
-            continue
-        own = entry.tensor.numel() * entry.tensor.dtype.itemsize
+    for position, own in sizes:
         if section and size + own > SECTION_BYTES:
             yield section
             section, size = [], 0
@@ -126,6 +131,10 @@ def _sections(entries: list[Entry]) -> Iterator[list[int]]:
         size += own
     if section:
         yield section
+
+
+def _num_bytes(entry: Entry) -> int:
+    return entry.tensor.numel() * entry.tensor.dtype.itemsize
 
 
 def _in_section(content: Content, section: int) -> Content:

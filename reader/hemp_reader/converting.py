@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from hemp_reader.format.directory import ALIAS, Record
-from hemp_reader.format.files import HempFile, opened
+from hemp_reader.format.files import HempFile
 from hemp_reader.format.sections import Content
 from hemp_reader.format.storages import array_of
 from hemp_reader.parallel import count_threads, in_order
-from hemp_reader.reading import contents_of
+from hemp_reader.reading import contents_of, open_file
 from hemp_reader.replacing import replacing
 from hemp_reader.safetensors import METADATA, SafetensorsWriter
 
@@ -26,6 +26,7 @@ def convert(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
+    base: str | os.PathLike[str] | None = None,
     max_bytes: int | None = None,
     threads: int | None = None,
 ) -> int:
@@ -38,6 +39,7 @@ def convert(
         path: The `.hemp` file.
         output: The file to write, in the form that its suffix says. An old one stays if something
             goes wrong.
+        base: See `load`.
         max_bytes: See `load`.
         threads: See `load`; so many tensors are in memory at a time.
 
@@ -55,7 +57,7 @@ def convert(
         raise ValueError(f"`output` must end in {' or '.join(SUFFIXES)}; found {os.fspath(output)}")
     if os.path.exists(output) and os.path.samefile(path, output):
         raise ValueError(f"`output` must be another file than the input; found {output} for both")
-    with opened(path, max_bytes) as file, replacing(output) as temporary:
+    with open_file(path, max_bytes, base) as file, replacing(output) as temporary:
         write = _write_arrays if suffix == ".npz" else _write_safetensors
         write(file, temporary, count_threads(threads))
         return len(file.records)

@@ -44,6 +44,12 @@ MAX_NDIM = 32
 MAX_ENTRIES = 2**36 - 1
 """The most entries of a tensor; empty axes count as if they had one."""
 
+WHOLE, IN_PLACE, IN_ORDER, FOLDED = range(4)
+"""What a tensor of an update is: the tensor itself; differences of its indices, where they stand or
+in the order of what was expected; differences of its words."""
+
+DIGEST_BYTES = 32
+
 _LAST_CODER = 5  # of version 1
 _HAS_STORAGE, _OPENS_SECTION, _WIDE_LEVELS = 1 << 5, 1 << 6, 1 << 7
 
@@ -97,13 +103,35 @@ class Record:
         return self.num_entries * self.storage.itemsize
 
 
-def lowest_version(records: list[Record], metadata: Mapping[str, str]) -> int:
+@dataclass(frozen=True)
+class Update:
+    """What makes a file an update of another one, the base.
+
+    Attributes:
+        digest: Of what the base holds, see `hemp_reader.updates.digest_of`.
+        relations: Of each record, `WHOLE` or another one.
+        offset: Where this stands in the file.
+    """
+
+    digest: bytes
+    relations: tuple[int, ...]
+    offset: int = 0
+
+
+def lowest_version(
+    records: list[Record], metadata: Mapping[str, str], update: Update | None = None
+) -> int:
     """The lowest version that has all of a directory, which is the one that a writer says."""
+    if update is not None:
+        return 4
     return max([record.version for record in records] + ([3] if metadata else [1]))
 
 
 def write_directory(
-    records: list[Record], section_sizes: list[int], metadata: Mapping[str, str] | None = None
+    records: list[Record],
+    section_sizes: list[int],
+    metadata: Mapping[str, str] | None = None,
+    update: Update | None = None,
 ) -> bytes:
     """The directory as a file of its `lowest_version` holds it, not deflated.
 
@@ -111,6 +139,7 @@ def write_directory(
         records: One for each tensor.
         section_sizes: Bytes of each section.
         metadata: What is said of the file beside its tensors; it has passed `check_metadata`.
+        update: What makes it an update.
 
     Example:
         >>> record = Record("fc.bias", PLAIN, (10,), HALF, section=0)
@@ -145,13 +174,17 @@ def write_directory(
             if record.num_levels > 1:
                 parts += [bytes([record.coder]), varint(record.size)]
     parts += [varint(size) for size in section_sizes]
-    if lowest_version(records, metadata or {}) >= 3:
+    if lowest_version(records, metadata or {}, update) >= 3:
         parts.append(write_metadata(metadata or {}))
+    if update is not None:
+        parts += [b"\1", update.digest, bytes(update.relations)]
     return b"".join(parts)
 
 
-def read_directory(data: bytes, version: int) -> tuple[list[Record], list[int], dict[str, str]]:
-    """Records, the sizes of the sections, and the metadata.
+def read_directory(
+    data: bytes, version: int
+) -> tuple[list[Record], list[int], dict[str, str], Update | None]:
+    """Records, the sizes of the sections, the metadata, and what makes it an update.
 
     Args:
         data: The directory, not deflated.
@@ -180,8 +213,23 @@ def read_directory(data: bytes, version: int) -> tuple[list[Record], list[int], 
         records.append(record)
     sizes = [reader.varint("size of a section") for _ in range(section + 1)]
     metadata = read_metadata(reader) if version >= 3 else {}
+    update = _read_update(reader, len(records)) if version >= 4 else None
     reader.end("the directory")
-    return records, sizes, metadata
+    return records, sizes, metadata, update
+
+
+def _read_update(reader: ByteReader, count: int) -> Update | None:
+    start = reader.offset
+    has_base = reader.byte("whether there is a base")
+    if has_base > 1:
+        raise HempFileError(None, start, "0 or 1 for a base", str(has_base))
+    if not has_base:
+        return None
+    digest = bytes(reader.take(DIGEST_BYTES, "a digest"))
+    relations = tuple(reader.take(count, "relations to the base"))
+    if max(relations, default=WHOLE) > FOLDED:
+        raise HempFileError(None, start, f"relations up to {FOLDED}", str(max(relations)))
+    return Update(digest, relations, start)
 
 
 def deflate(directory: bytes) -> bytes | None:

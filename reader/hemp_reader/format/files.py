@@ -8,7 +8,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from dataclasses import replace
+from typing import IO, Any
 
 from hemp_reader.bitstream import Bytes, FileBytes
 from hemp_reader.errors import HempFileError, located
@@ -22,7 +23,7 @@ from hemp_reader.format.directory import (
 )
 
 MAGIC = b"HEMP"
-VERSIONS = (1, 2, 3)
+VERSIONS = (1, 2, 3, 4)
 
 HEADER = struct.Struct("<4sBBI")  # magic, version, flags, size of the directory; CRC32 follows
 CHECKSUM = struct.Struct("<I")
@@ -40,8 +41,11 @@ class HempFile:
             `default_max_bytes` of its size.
 
     Attributes:
-        records: The directory.
+        own_records: The directory.
+        records: Of the tensors that the file stands for: the same, but of an update those of the
+            base as well, once they are known.
         metadata: What the file says of itself beside its tensors.
+        update: What makes it an update, or None.
         size: Bytes of the file.
 
     Raises:
@@ -53,7 +57,22 @@ class HempFile:
         self._file = file
         self.size = file.seek(0, os.SEEK_END)
         self._read_directory()
-        limit = default_max_bytes(self.size) if max_bytes is None else max_bytes
+        self.records = self.own_records
+        self.base: Any = None  # the `hemp_reader.updates.Base` of an update
+        self._limit = default_max_bytes(self.size) if max_bytes is None else max_bytes
+        self._check_size()
+
+    def stand_for(self, records: list[Record]) -> None:
+        """Take the records of the tensors that an update stands for.
+
+        Raises:
+            HempFileError: If the tensors would take more than is allowed.
+        """
+        self.records = records
+        self._check_size()
+
+    def _check_size(self) -> None:
+        limit = self._limit
         if self.num_bytes > limit:
             raise HempFileError(
                 None,
@@ -76,7 +95,7 @@ class HempFile:
             HempFileError: If a checksum is wrong.
         """
         groups: list[list[Record]] = [[] for _ in self._section_sizes]
-        for record in self.records:
+        for record in self.own_records:
             if record.kind != ALIAS:
                 groups[record.section].append(record)
         start = self._sections_start
@@ -115,7 +134,7 @@ class HempFile:
         if magic != MAGIC:
             raise HempFileError(None, 0, f"a .hemp file, which begins with {MAGIC!r}", repr(magic))
         if version not in VERSIONS:
-            raise HempFileError(None, 4, "format version 1, 2 or 3", f"version {version}")
+            raise HempFileError(None, 4, "format version 1, 2, 3 or 4", f"version {version}")
         if flags & ~DEFLATED:
             raise HempFileError(None, 5, "flags 0 or 1", str(flags))
         if size > min(MAX_DIRECTORY, self.size - _START):
@@ -127,8 +146,11 @@ class HempFile:
         self._check(zlib.crc32(stored, zlib.crc32(header)), HEADER.size, "header and directory")
         with located(_START):
             plain = inflate(stored) if flags & DEFLATED else stored
-            self.records, self._section_sizes, self.metadata = read_directory(plain, version)
-        needed = lowest_version(self.records, self.metadata)
+            directory = read_directory(plain, version)
+        self.own_records, self._section_sizes, self.metadata, self.update = directory
+        if self.update is not None:
+            self.update = replace(self.update, offset=_START + self.update.offset)
+        needed = lowest_version(self.own_records, self.metadata, self.update)
         if version < needed:
             raise HempFileError(None, 4, f"format version {needed}", f"version {version}")
         self._sections_start = _START + size
