@@ -27,6 +27,7 @@ CODERS = {
     "bz2": _Entry(4, "compressors", "Bz2Coder"),
     "zlib": _Entry(5, "compressors", "ZlibCoder"),
     "fast": _Entry(6, "context.fast_coder", "FastCoder"),
+    "frequency": _Entry(7, "context.frequency_coder", "FrequencyCoder"),
 }
 """Coders by name, each with the number that stands for it in a file and never changes."""
 

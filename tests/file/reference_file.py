@@ -286,8 +286,8 @@ def decode(coder, payload, shape, num_levels):
         return [fixed(bits, (num_levels - 1).bit_length()) for _ in range(count)]
     if coder == 1:
         return decode_tuples(Reader(payload), shape, num_levels)
-    if coder in (2, 6):
-        return context_reference().decode(payload, shape, num_levels, fast=coder == 6)
+    if coder in (2, 6, 7):
+        return context_reference().decode(payload, shape, num_levels, coder)
     dictionary = min(max(1 << (count * width - 1).bit_length(), 2**12), 2**26)
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": dictionary}]
     data = {

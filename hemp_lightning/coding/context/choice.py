@@ -24,13 +24,15 @@ def choose(
     num_levels: int,
     code: Callable[..., bool] = code_indices,
     has_flags: bool = True,
+    has_frequencies: bool = False,
 ) -> Options:
     """Options by the statistics of the indices; the scan by coding a part in each."""
     counts = tally(indices, num_levels)
     centre = int(counts.argmax())
     if counts[num_levels // 2] == counts[centre]:
         centre = num_levels // 2
-    options = Options(half=_has_no_centre(counts), centre=centre)
+    half = _has_no_centre(counts)
+    options = Options(half=half, centre=centre, frequencies=has_frequencies)
     below, above = options.sides(num_levels)
     positions = np.arange(num_levels)
     mean = float((counts * np.abs(positions - centre)).sum()) / indices.size

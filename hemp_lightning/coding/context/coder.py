@@ -56,13 +56,14 @@ class ContextCoder:
     name: ClassVar[str] = "context"
     _code: ClassVar[Callable[..., bool]] = staticmethod(code_indices)
     _has_flags: ClassVar[bool] = True
+    _has_frequencies: ClassVar[bool] = False
 
     def encode(self, indices: np.ndarray, num_levels: int) -> bytes:
         """Code `indices`. See `Coder.encode`."""
         indices = check_indices(indices, num_levels)
         if is_trivial(indices.shape, num_levels):
             return b""
-        options = choose(indices, num_levels, self._code, self._has_flags)
+        options = self._choose(indices, num_levels, self._has_flags)
         data = encode_with(indices, num_levels, options, self._code)
         if len(data) * 8 > 0.99 * indices.size * math.log2(num_levels):
             plain = encode_with(indices, num_levels, Options(plain=True), self._code)
@@ -76,7 +77,8 @@ class ContextCoder:
         # the loops take what they could write to
         buffer = np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), np.uint8)
         state = coding.start_decoder(buffer)
-        options = code_options(coding.DECODE, state, buffer, num_levels, len(shape), Options())
+        options = Options(frequencies=self._has_frequencies)
+        options = code_options(coding.DECODE, state, buffer, num_levels, len(shape), options)
         if options.flags and not self._has_flags:
             raise HempFileError(None, 0, "no flags of silent rows", "flags")
         dtype = index_dtype(num_levels)
@@ -117,7 +119,7 @@ class ContextCoder:
         indices = check_indices(indices, num_levels)
         if is_trivial(indices.shape, num_levels):
             return np.zeros(indices.shape)
-        options = choose(indices, num_levels, self._code, self._has_flags)
+        options = self._choose(indices, num_levels, self._has_flags)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
         dims, model = dims_of(turned.shape), model_of(options, num_levels)
@@ -155,8 +157,7 @@ class ContextCoder:
             raise ValueError(f"`num_levels` must be at most 256 for lengths; found {num_levels}")
         if is_trivial(indices.shape, num_levels):
             return np.zeros((*indices.shape, num_levels), np.float32)
-        options = choose(indices, num_levels, code_indices, False)
-        options = replace(options, binary=False)
+        options = replace(self._choose(indices, num_levels, False), binary=False)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
         dims, model = dims_of(turned.shape), model_of(options, num_levels)
@@ -201,7 +202,7 @@ class ContextCoder:
             raise ValueError(f"`levels` must be at most 256; found {num_levels}")
         if is_trivial(indices.shape, num_levels):
             return indices
-        options = replace(choose(indices, num_levels, code_indices, False), binary=False)
+        options = replace(self._choose(indices, num_levels, False), binary=False)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
         dims, model = dims_of(turned.shape), model_of(options, num_levels)
@@ -214,6 +215,9 @@ class ContextCoder:
         )  # fmt: skip
         found = indices_of(values, dims, model).astype(indices.dtype, copy=False)
         return found.reshape(turned.shape).transpose(np.argsort(axes))
+
+    def _choose(self, indices: np.ndarray, num_levels: int, has_flags: bool) -> Options:
+        return choose(indices, num_levels, self._code, has_flags, self._has_frequencies)
 
     def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """None: the model is learned while coding."""

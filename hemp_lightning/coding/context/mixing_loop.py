@@ -144,13 +144,14 @@ def _make_loop(mode: int) -> Callable[..., bool]:
         low, width, position = load_coder(mode, state)
         below, above, half, binary, flags = model[0], model[1], model[2], model[3], model[4]
         rows, row = dims[0], dims[1] * dims[2]
-        geometry = Geometry(rows, row, dims[2], dims[3], below, model[5])
+        frequencies = model[6] if dims[2] > 1 else np.int64(0)
+        geometry = Geometry(rows, row, dims[2], dims[3], below, model[5], frequencies)
         digits = 0
         while (1 << digits) < max(below, above):
             digits += 1
         mixed = min(digits, MIXED_DIGITS)
         nodes = 2 + 2 * ((1 << mixed) if binary else max(below, above))
-        mixer = start_mixer(nodes, rows, row)
+        mixer = start_mixer(nodes, geometry)
         low_digits = np.full(LOW_NODES, FRESH, np.uint32)
         silence = np.full(2, FRESH, np.uint32)
         num_levels = below + above + (1 - half)
@@ -279,7 +280,8 @@ def code_indices(
         log2: `-log2(i / 65536)`, `(65537,)`, when measuring; else empty.
         dims: A, B, K, and the length of the last axis.
         model: largest difference below and above the centre, whether 0 is no difference ("half"),
-            whether magnitudes are binary, whether silent rows have a flag, log2 of the scale.
+            whether magnitudes are binary, whether silent rows have a flag, log2 of the scale,
+            whether places of a kernel are frequencies.
 
     Returns:
         False if the buffer is too small.

@@ -66,7 +66,7 @@ def model_of(options: Options, num_levels: int) -> np.ndarray:
     """What the loops take of the options; see `mixing_loop.code_indices`."""
     below, above = options.sides(num_levels)
     flags = [options.half, options.binary, options.flags]
-    return np.array([below, above, *flags, options.scale], np.int64)
+    return np.array([below, above, *flags, options.scale, options.frequencies], np.int64)
 
 
 def _border(dims: np.ndarray) -> int:

@@ -45,6 +45,7 @@ MAX_ENTRIES = 2**36 - 1
 """The most entries of a tensor; empty axes count as if they had one."""
 
 _LAST_CODER = 5  # of version 1
+_CODER_OF_3 = 7  # the only one that version 3 adds
 _HAS_STORAGE, _OPENS_SECTION, _WIDE_LEVELS = 1 << 5, 1 << 6, 1 << 7
 
 
@@ -81,7 +82,7 @@ class Record:
     @property
     def version(self) -> int:
         """The first version of the format that has such a record."""
-        if self.transform != TRANSFORMS[0]:
+        if self.transform != TRANSFORMS[0] or self.coder == _CODER_OF_3:
             return 3
         new = self.kind != ALIAS and (self.storage == STEPS or self.coder > _LAST_CODER)
         return 2 if new else 1
