@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+COMMAND = "from importlinter.cli import lint_imports_command as main; main()"
+
 TURNED = {
     "Rooms stand on the rooms below them": ("coding/coder.py", "hemp_lightning.file.save"),
     "The file knows nothing of the entropy term": ("file/load.py", "hemp_lightning.entropy"),
@@ -29,8 +31,7 @@ TURNED = {
 def contracts(folder: Path) -> dict[str, str]:
     """What `lint-imports` says of each contract of the package in a folder."""
     done = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()"]
-        + ["--no-cache"],
+        [sys.executable, "-c", COMMAND, "--no-cache"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"},
         capture_output=True,
