@@ -141,7 +141,7 @@ def one_line(error: BaseException) -> str:
                 f"`{'launcher' if kind == 'launcher' else 'sweep'}={name}` needs the package "
                 f"{PACKAGES[name]}; it is not installed. Type pip install {PACKAGES[name]}"
             )
-    choice = re.match(r"Could not find '(\w+)/([\w.]+)'.*Available options in '\w+': (.*)", text)
+    choice = re.search(r"Could not find '(\w+)/([\w.]+)'.*Available options in '\w+': (.*)", text)
     if choice:
         group, name, others = choice.groups()
         near = difflib.get_close_matches(name, others.split(), 1)
