@@ -244,7 +244,7 @@ def _images(folder: Path, channels: int, image_size: int | None) -> Iterator[Ten
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
     if not paths:
         raise ValueError(f"--inputs must hold images ({', '.join(IMAGES)}); found none in {folder}")
-    mean, deviation = np.float32(MEAN), np.float32(DEVIATION)
+    mean, deviation = np.array(MEAN, np.float32), np.array(DEVIATION, np.float32)
     if channels == 1:
         mean, deviation = mean.mean(keepdims=True), deviation.mean(keepdims=True)
 
