@@ -277,9 +277,9 @@ class Profiled(HEMPCallback):
 
     def __init__(self) -> None:
         super().__init__(order=3, num_levels=16)
-        self.seconds: dict[str, list[float]] = {"_open": [], "_close": [], "_add_terms": []}
+        self.seconds: dict[str, list[float]] = {"_open": [], "_close": [], "_add": []}
         for part in self.seconds:
-            owner = self if part == "_add_terms" else self._network.forward
+            owner = self._terms if part == "_add" else self._network.forward
             setattr(owner, part, partial(self._clocked, part, getattr(owner, part)))
 
     def _clocked(self, part: str, method: Callable[..., None], *args: object) -> None:

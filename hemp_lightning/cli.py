@@ -87,7 +87,7 @@ def _compress(options: argparse.Namespace) -> None:
     if options.model is not None:
         _calibrate(options)
         return
-    for name in ("inputs", "target_bytes", "max_drop", "time_limit", "report"):
+    for name in ("inputs", "image_size", "target_bytes", "max_drop", "time_limit", "report"):
         if getattr(options, name) is not None:
             word = name.replace("_", "-")
             raise ValueError(
@@ -128,7 +128,9 @@ def _calibrate(options: argparse.Namespace) -> None:
         summary = compress(
             network,
             options.output,
-            None if options.inputs is None else command.read_data(options.inputs),
+            None
+            if options.inputs is None
+            else command.read_data(options.inputs, network, options.image_size),
             target_bytes=options.target_bytes,
             max_drop=options.max_drop,
             time_limit=None if limit is None else command.seconds_of(limit),
@@ -332,6 +334,7 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with a network", "smaller, and measured where inputs are")
     group.add_argument("--model", metavar="M", help="package.module:build, or a name of the zoo")
     group.add_argument("--inputs", metavar="DATA", help="folder of images, .npy or .safetensors")
+    group.add_argument("--image-size", type=int, metavar="N", help="scale and cut images to N x N")
     ends = group.add_mutually_exclusive_group()
     ends.add_argument("--target-bytes", type=int, metavar="N", help="size to land at")
     ends.add_argument("--max-drop", type=float, metavar="X", help="most changed top-1, say 0.005")

@@ -5,12 +5,6 @@ from __future__ import annotations
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from hemp_lightning.coding.context import (
-    counter_loop,
-    mixer,
-    mixing_loop,
-    neighbours,
-)
 from hemp_lightning.entropy import (
     cpu,
     dense,
@@ -24,7 +18,14 @@ from hemp_lightning.entropy import (
     sparse_loops,
 )
 from hemp_lightning.quantization import sorted_weights_loops
-from hemp_reader.coding.context import model_tables, range_coder
+from hemp_reader.coding.context import (
+    counter_loop,
+    mixer,
+    mixing_loop,
+    model_tables,
+    neighbours,
+    range_coder,
+)
 
 MODULES = (
     counter_loop,

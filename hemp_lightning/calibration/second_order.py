@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from hemp_lightning.coding.context.coder import ContextCoder
+from hemp_lightning.coding.context.frequency_coder import context_coder
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.transforms import coefficients_of, kernel_matrix, weights_of
 
@@ -97,7 +97,8 @@ def round_tensor(
     for attempt in range(passes):
         low = int(indices.min().clamp_max(0)) - (attempt == 0)
         high = int(indices.max().clamp_min(0)) + (attempt == 0)
-        lengths = _lengths(indices.reshape(own.shape), low, high, in_context=attempt > 0)
+        in_context = transform if attempt else None
+        lengths = _lengths(indices.reshape(own.shape), low, high, in_context)
         lengths = lengths.reshape(*((groups, rows // groups, columns) if attempt else ()), -1)
         if not attempt or high - low >= MOST_LEVELS:
             lengths = lengths.reshape(-1)
@@ -172,11 +173,11 @@ def _turned(second: Tensor, shape: torch.Size, transform: str) -> Tensor:
     return turned.reshape(second.shape)
 
 
-def _lengths(indices: Tensor, low: int, high: int, in_context: bool) -> Tensor:
-    """Bits of the levels from `low` to `high`, `(levels,)`, or of each at each index."""
+def _lengths(indices: Tensor, low: int, high: int, transform: str | None) -> Tensor:
+    """Bits of the levels from `low` to `high`: of all, or with a transform of each index."""
     count = high - low + 1
     shifted = (indices - low).long().cpu()
-    if in_context and count <= MOST_LEVELS:
-        return torch.from_numpy(ContextCoder().lengths(shifted.numpy(), count))
+    if transform is not None and count <= MOST_LEVELS:
+        return torch.from_numpy(context_coder(transform).lengths(shifted.numpy(), count))
     counts = torch.bincount(shifted.reshape(-1), minlength=count).double() + 0.5
     return -torch.log2(counts / counts.sum()).float()

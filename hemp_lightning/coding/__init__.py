@@ -18,6 +18,7 @@ _CLASSES = {
     "bz2": "compressors.Bz2Coder",
     "zlib": "compressors.ZlibCoder",
     "fast": "context.fast_coder.FastCoder",
+    "frequency": "context.frequency_coder.FrequencyCoder",
 }
 
 CODERS = {
@@ -25,8 +26,6 @@ CODERS = {
     for name, (module, _, class_name) in ((n, c.rpartition(".")) for n, c in _CLASSES.items())
 }
 """Coders by name, each with the number that stands for it in a file and never changes."""
-
-DECODERS.update({name: CODERS[name] for name in ("context", "fast")})  # compiled
 
 
 def register_coder(coder: type[Coder], number: int) -> None:

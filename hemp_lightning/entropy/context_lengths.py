@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hemp_lightning.coding.context.coder import ContextCoder
+from hemp_lightning.coding.context.frequency_coder import context_coder
 from hemp_lightning.entropy import cpu
 from hemp_lightning.entropy.lengths import bits_and_gradient
 from hemp_lightning.quantization.codebook import Codebook
@@ -29,12 +29,13 @@ RATE_MODELS = ("tuples", "context")
 """`tuples`: joint entropy at order n; `context`: code lengths of the context coder."""
 
 
-def context_lengths(indices: Tensor, num_levels: int) -> Tensor:
+def context_lengths(indices: Tensor, num_levels: int, transform: str = "none") -> Tensor:
     """Code length of each level in the place of each index.
 
     Args:
         indices: Integers in `[0, num_levels)`, any shape.
         num_levels: From 1 to 256.
+        transform: What the weights went through before they got indices.
 
     Returns:
         Bits, float32, of the shape of `indices` and a last axis of `num_levels`, on its device.
@@ -47,7 +48,8 @@ def context_lengths(indices: Tensor, num_levels: int) -> Tensor:
         tensor(1)
     """
     array = indices.detach().cpu().numpy()
-    return torch.from_numpy(ContextCoder().lengths(array, num_levels)).to(indices.device)
+    lengths = context_coder(transform).lengths(array, num_levels)
+    return torch.from_numpy(lengths).to(indices.device)
 
 
 def rate_and_gradients(
@@ -133,7 +135,7 @@ class ContextRates:
     """
 
     def __init__(self) -> None:
-        self._indices: dict[str, tuple[Tensor, int]] = {}
+        self._indices: dict[str, tuple[Tensor, int, str]] = {}
         self._lengths: dict[str, Tensor] = {}
 
     def take(self, weights: Mapping[str, Tensor], codebooks: Mapping[str, Codebook]) -> None:
@@ -142,12 +144,12 @@ class ContextRates:
         for name, tensor in weights.items():
             book = codebooks[name]
             indices = book.assign(tensor.detach()).to(torch.int32)
-            self._indices[name] = indices, book.num_levels
+            self._indices[name] = indices, book.num_levels, book.transform
 
     def fits(self, weights: Mapping[str, Tensor], codebooks: Mapping[str, Codebook]) -> bool:
         """Whether lengths were taken from such tensors, with as many levels each."""
         wanted = {name: (w.shape, codebooks[name].num_levels) for name, w in weights.items()}
-        found = {name: (indices.shape, count) for name, (indices, count) in self._indices.items()}
+        found = {name: (entry[0].shape, entry[1]) for name, entry in self._indices.items()}
         return all(found.get(name) == entry for name, entry in wanted.items())
 
     def rate_and_gradients(
@@ -160,8 +162,8 @@ class ContextRates:
         return rate_and_gradients(weights, levels, [self._lengths[name] for name in names])
 
     def state_dict(self) -> dict[str, Any]:
-        """The indices that lengths were taken from, with their numbers of levels."""
-        return {name: (indices.cpu(), count) for name, (indices, count) in self._indices.items()}
+        """The indices that lengths were taken from, with numbers of levels and transforms."""
+        return {name: (entry[0].cpu(), *entry[1:]) for name, entry in self._indices.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hemp_lightning.coding import CODERS, get_coder
 from hemp_lightning.coding.compressors import RawCoder
+from hemp_lightning.coding.context.frequency_coder import context_coder
 from hemp_lightning.coding.tuples.coder import TuplesCoder
 from hemp_lightning.file.cells import PRICED_CODERS, assign_priced
 from hemp_lightning.file.choose import Plan
@@ -91,7 +92,7 @@ def _unchanged(plan: Plan, name: str, tensor: Tensor) -> Content | None:
 
 
 def shortest_payload(
-    indices: np.ndarray, num_levels: int, options: FileOptions
+    indices: np.ndarray, num_levels: int, options: FileOptions, transform: str = "none"
 ) -> tuple[bytes, int]:
     """The payload of the coder of `options`, or a shorter one, and the number of its coder.
 
@@ -103,9 +104,12 @@ def shortest_payload(
         indices: Integers in `[0, num_levels)`, any shape.
         num_levels: At least 2.
         options: Its `coder`, `order` and `scan`.
+        transform: Of the tensor; with one, `context` stands for the coder `frequency`.
     """
     tuples = {"order": options.order, "scan": options.scan}
     coder = get_coder(options.coder, **tuples if options.coder == "tuples" else {})
+    if options.coder == "context":
+        coder = context_coder(transform)
     payload = coder.encode(indices, num_levels)
     if options.coder == "context":
         for other in _simpler(num_levels, options):
@@ -162,7 +166,8 @@ def encode_quantized(
     indices = _assign(seen, codebook.plain())
     if is_priced and options.coder in PRICED_CODERS:
         values = seen.float().contiguous().numpy()
-        indices = assign_priced(values, codebook.levels.cpu().numpy(), indices)
+        levels = codebook.levels.cpu().numpy()
+        indices = assign_priced(values, levels, indices, codebook.transform)
     del seen
     used = np.flatnonzero(tally(indices, codebook.num_levels))
     levels = codebook.levels.cpu().numpy()[used]
@@ -172,7 +177,7 @@ def encode_quantized(
         indices = gather(ranks, indices.reshape(-1)).reshape(indices.shape)
     coder, payload = 0, b""
     if len(used) > 1:
-        payload, coder = shortest_payload(indices, len(used), options)
+        payload, coder = shortest_payload(indices, len(used), options, codebook.transform)
     record = Record(
         name,
         QUANTIZED,

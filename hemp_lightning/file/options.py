@@ -42,9 +42,9 @@ class FileOptions:
             or these by the names of tensors, of which the others have none. Tensors without
             kernels of more than one place have none.
         cells: Which level a weight takes. `nearest`: the one of its codebook's cell; `priced`: the
-            one of least error and code length, see `assign_priced`, with the coders `context` and
-            `fast`; `auto`: `priced` with `num_levels` levels of the quantizer `uniform`, else
-            `nearest`.
+            one of least error and code length, see `assign_priced`, with the coders `context`,
+            `frequency` and `fast`; `auto`: `priced` with `num_levels` levels of the quantizer
+            `uniform`, else `nearest`.
 
     Raises:
         TypeError: If a value has a wrong type.

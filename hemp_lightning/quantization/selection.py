@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 
 from hemp_reader.errors import listed
 
@@ -44,7 +45,8 @@ def select_tensors(
         Parameters with at least one entry, in the order of `module.named_parameters()`.
 
     Raises:
-        ValueError: If a name matches no floating parameter, or none is left.
+        ValueError: If a name matches no floating parameter, if none is left, or if a lazy module
+            has no parameters yet.
 
     Example:
         >>> list(select_tensors(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))))
@@ -56,6 +58,12 @@ def select_tensors(
         >>> list(select_tensors(nn.LSTM(3, 2), "!*_hh_*"))
         ['weight_ih_l0']
     """
+    lazy = [name for name, parameter in module.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ValueError(
+            f"parameters must have a shape before they are quantized; found {listed(lazy)} of lazy "
+            "modules that have seen no batch. Run one through the network first"
+        )
     floating = {
         name: parameter
         for name, parameter in module.named_parameters()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def locate(target: str, key: str = "_target_") -> Any:
         >>> locate("math.tau") > 6
         True
     """
+    hydra = logging.getLogger("hydra.utils")  # says the same once more, in lines of its own
+    before, hydra.disabled = hydra.disabled, True
     try:
         return get_object(target)
     except Exception as error:  # whatever the user's module raises while it is imported
@@ -113,6 +116,8 @@ def locate(target: str, key: str = "_target_") -> Any:
             f"`{key}`: cannot import {target}: {reason}. Modules are looked for in {Path.cwd()} "
             "and where Python's packages are"
         ) from error
+    finally:
+        hydra.disabled = before
 
 
 def _walk(part: DictConfig, prefix: str, own: Iterable[str]) -> None:

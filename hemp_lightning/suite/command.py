@@ -18,7 +18,6 @@ from omegaconf import DictConfig
 import hemp_lightning
 from hemp_lightning.suite import sweeps
 from hemp_lightning.suite.error_reporting import (
-    USER_ERRORS,
     exit_with,
     one_line,
     run_cleanly,
@@ -96,9 +95,9 @@ def _job(config: DictConfig) -> float | tuple[float, ...]:
             write_error(error, folder)
             _log.debug("failed", exc_info=True)  # the traceback goes to run.log
             if not sweeping:
-                if isinstance(error, USER_ERRORS) and not wants_tracebacks():
-                    exit_with(error, folder)
-                raise
+                if wants_tracebacks():
+                    raise
+                exit_with(error, folder)
             # The other jobs of a sweep go on; the sweeper learns that this one was worth nothing.
             _log.error("job failed, see %s: %s", folder / "error.txt", one_line(error))
             results = dict.fromkeys(config.objective, math.inf)

@@ -23,7 +23,8 @@ from hemp_reader.errors import listed
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What images of a folder are normalized with: the means and deviations of ImageNet."""
+"""What images of a folder are normalized with: the means and deviations of ImageNet; grey ones with
+the averages of these."""
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -61,11 +62,19 @@ def read_network(model: str, checkpoint: str, key: str | None) -> nn.Module:
     return network
 
 
-def read_data(path: str) -> Tensor | Iterator[Tensor] | list[Mapping[str, Tensor]]:
+def read_data(
+    path: str, network: nn.Module, image_size: int | None = None
+) -> Tensor | Iterator[Tensor] | list[Mapping[str, Tensor]]:
     """Inputs from a `.npy` or `.safetensors` file, or from a folder of images.
 
     Tensors of a `.safetensors` file are passed by their names where there are several. Images are
     scaled to 0 to 1 and normalized with `MEAN` and `DEVIATION`.
+
+    Args:
+        path: The file or the folder.
+        network: Gets grey images where its first convolution takes one channel.
+        image_size: Pixels to which the shorter side of each image is scaled before the square in
+            its middle is cut out; None to take images as they are.
 
     Raises:
         FileNotFoundError: If there is nothing.
@@ -75,7 +84,7 @@ def read_data(path: str) -> Tensor | Iterator[Tensor] | list[Mapping[str, Tensor
     if not file.exists():
         raise FileNotFoundError(f"--inputs must exist; found nothing at {path}")
     if file.is_dir():
-        return _images(file)
+        return _images(file, 1 if _takes_grey(network) else 3, image_size)
     if file.suffix == ".npy":
         return torch.from_numpy(np.load(file, allow_pickle=False))
     if file.suffix == ".safetensors":
@@ -221,17 +230,42 @@ def _of_the_zoo(name: str, tensors: Mapping[str, Tensor]) -> nn.Module:
     return build(name, len(last[-1]) if last else None)
 
 
-def _images(folder: Path) -> Iterator[Tensor]:
-    """Batches of 64 normalized images, in the order of their paths."""
+def _takes_grey(network: nn.Module) -> bool:
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    return first is not None and first.in_channels == 1
+
+
+def _images(folder: Path, channels: int, image_size: int | None) -> Iterator[Tensor]:
+    """Batches of 64 normalized images `(N, channels, height, width)`, in an order drawn once."""
     try:
-        from torchvision.io import ImageReadMode, read_image
+        from PIL import Image, ImageOps
     except ModuleNotFoundError:
-        raise ValueError("--inputs with images needs torchvision; install it") from None
+        raise ValueError("--inputs with images needs the package pillow; install it") from None
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
     if not paths:
         raise ValueError(f"--inputs must hold images ({', '.join(IMAGES)}); found none in {folder}")
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    mean, deviation = np.array(MEAN, np.float32), np.array(DEVIATION, np.float32)
+    if channels == 1:
+        mean, deviation = mean.mean(keepdims=True), deviation.mean(keepdims=True)
+
+    def read(path: Path) -> Tensor:
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB" if channels == 3 else "L")
+        except OSError as error:
+            raise ValueError(f"--inputs must hold whole images; {path}: {error}") from error
+        if image_size is not None:
+            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+        elif image.size != size:
+            raise ValueError(
+                f"--inputs must hold images of one size; found {size[0]}x{size[1]} in {paths[0]} "
+                f"and {image.size[0]}x{image.size[1]} in {path}. Give --image-size N"
+            )
+        pixels = np.asarray(image, np.float32).reshape(*image.size[::-1], channels) / 255
+        return torch.from_numpy((pixels - mean) / deviation).permute(2, 0, 1)
+
+    with Image.open(paths[0]) as first:
+        size = first.size
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
     for start in range(0, len(order), 64):
-        images = [read_image(str(paths[i]), ImageReadMode.RGB) for i in order[start : start + 64]]
-        yield torch.stack([(image.float() / 255 - mean) / deviation for image in images])
+        yield torch.stack([read(paths[i]) for i in order[start : start + 64]])

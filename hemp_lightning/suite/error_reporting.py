@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hydra.errors import HydraException, InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
 from hemp_reader.errors import HempFileError
@@ -23,6 +24,7 @@ USER_ERRORS = (
     NotADirectoryError,
     PermissionError,
     ModuleNotFoundError,
+    MisconfigurationException,
     HempFileError,
     HydraException,
     OmegaConfBaseException,
@@ -45,10 +47,32 @@ def wants_tracebacks() -> bool:
     return os.environ.get("HYDRA_FULL_ERROR") == "1" and _OURS not in os.environ
 
 
+def is_misuse(error: BaseException) -> bool:
+    """Whether an error tells the user of the command what to mend, in words made for it.
+
+    Our messages have the name of an argument in backticks. Any other ValueError or TypeError may
+    as well be a fault of the program, or of a module of the user's.
+
+    Example:
+        >>> is_misuse(ValueError("`order`: expected 1 or more; found 0"))
+        True
+        >>> is_misuse(TypeError("unsupported operand")), is_misuse(RuntimeError("`a`: no"))
+        (False, False)
+    """
+    while isinstance(error, InstantiationException) and error.__cause__:
+        error = error.__cause__
+        if isinstance(error, (ValueError, TypeError)):  # what a class does not take
+            return True
+    if isinstance(error, (ValueError, TypeError)):
+        return "`" in str(error)
+    return isinstance(error, USER_ERRORS)
+
+
 def run_cleanly(main: Callable[[], object]) -> int:
     """Call a `hydra.main` function; print an error that a user can mend as one line.
 
-    With HYDRA_FULL_ERROR=1 in the environment everything raises as it is.
+    Other errors come with their traceback. With HYDRA_FULL_ERROR=1 in the environment everything
+    raises as it is.
 
     Returns:
         The exit code: 0, 1 after an error, 130 after Ctrl-C.
@@ -60,7 +84,7 @@ def run_cleanly(main: Callable[[], object]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = os.environ[_OURS] = "1"
     try:
         main()
-    except USER_ERRORS as error:
+    except Exception as error:
         exit_with(error)
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
@@ -73,16 +97,19 @@ def run_cleanly(main: Callable[[], object]) -> int:
 def exit_with(error: BaseException, folder: Path | None = None) -> NoReturn:
     """Print the error as one line, where its traceback is, and leave with exit code 1.
 
+    The traceback of an unexpected error is printed before it.
+
     Args:
         error: What went wrong.
         folder: The run folder, if `write_error` wrote the traceback there.
     """
+    expected = is_misuse(error)
+    if not expected:
+        traceback.print_exception(error)
     print(f"error: {one_line(error)}", file=sys.stderr)
     if folder is not None:
-        print(
-            f"The traceback is in {folder / 'error.txt'}; HYDRA_FULL_ERROR=1 prints it.",
-            file=sys.stderr,
-        )
+        more = "; HYDRA_FULL_ERROR=1 prints it" if expected else ", too"
+        print(f"The traceback is in {folder / 'error.txt'}{more}.", file=sys.stderr)
     raise SystemExit(1)
 
 
@@ -114,13 +141,19 @@ def one_line(error: BaseException) -> str:
                 f"`{'launcher' if kind == 'launcher' else 'sweep'}={name}` needs the package "
                 f"{PACKAGES[name]}; it is not installed. Type pip install {PACKAGES[name]}"
             )
-    choice = re.match(r"Could not find '(\w+)/([\w.]+)'.*Available options in '\w+': (.*)", text)
+    choice = re.search(r"Could not find '(\w+)/([\w.]+)'.*Available options in '\w+': (.*)", text)
     if choice:
         group, name, others = choice.groups()
         near = difflib.get_close_matches(name, others.split(), 1)
         hint = f"; the nearest is {near[0]}" if near else ""
         return f"`{group}`: expected one of {', '.join(others.split())}; found {name!r}{hint}"
-    ours = isinstance(error, (HempFileError, OSError, HydraException, OmegaConfBaseException))
+    ours = isinstance(
+        error,
+        (
+            *(HempFileError, OSError, HydraException, OmegaConfBaseException),
+            MisconfigurationException,
+        ),
+    )
     if ours or "`" in text or ";" in text or isinstance(error, ValueError):
         return text
     return f"{type(error).__name__}: {text}"

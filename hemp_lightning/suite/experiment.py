@@ -238,7 +238,9 @@ def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
         for split in ("val", "test")
         for name, network in (("float", floating), ("decoded", decoded))
     }
-    draw_weights(floating.state_dict(), decoded.state_dict(), experiment.folder / "weights.png")
+    cosine = [t.name for t in getattr(summary, "tensors", ()) if t.transform == "dct"]
+    picture = experiment.folder / "weights.png"
+    draw_weights(floating.state_dict(), decoded.state_dict(), picture, cosine)
     size = float_bytes(floating)
     results = {
         "model": part_name(config.model),
@@ -271,7 +273,7 @@ def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
         "config_hash": config_hash(config),
         "tensors": tensor_rows(summary),
     }
-    log_file(experiment.trainer.loggers, results, decoded.state_dict(), path)
+    log_file(experiment.trainer.loggers, results, decoded.state_dict(), path, cosine)
     return results
 
 

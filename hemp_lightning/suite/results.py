@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hemp_lightning.quantization.transforms import to_coefficients
+
 MOST_TENSORS = 6  # in the picture of the weights
 MOST_LEVELS = 256  # more are no levels: the tensor is stored as floats
+CLOSE = 1e-5  # of the largest coefficient: less than the distance of any two levels
 BLUE, VERMILION = "#0072B2", "#D55E00"  # told apart by people who see fewer colours
 
 
@@ -107,46 +111,32 @@ def print_table(results: Mapping[str, Any], folder: Path) -> None:
     console.print(f"      hemp report {folder}", soft_wrap=True)
 
 
-def draw_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], path: Path) -> None:
+def draw_weights(
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    path: Path,
+    transformed: Collection[str] = (),
+) -> None:
     """Draw the largest weight tensors, at most six, before the method and as the file holds them.
 
     On the left the float weights and, as lines, the levels of the file; on the right how many
-    weights each level has.
+    weights each level has. Where the file quantizes cosine coefficients, these are drawn.
 
     Args:
         before: State dict of the float network, as the method found it.
         after: State dict of the network decoded from the file, on any device.
         path: The picture to write, PNG.
+        transformed: Names of the tensors whose cosine coefficients the file holds.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     weights = [k for k, v in after.items() if v.ndim > 1 and v.is_floating_point()]
     names = sorted(weights, key=lambda name: -after[name].numel())[:MOST_TENSORS]
     figure = Figure(figsize=(10, 1.4 + 2.1 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 2, squeeze=False)
     for (left, right), name in zip(axes, names, strict=True):
-        levels, counts = after[name].flatten().float().cpu().unique(return_counts=True)
-        left.hist(before[name].flatten().float().cpu().numpy(), bins=101, color=BLUE, log=True)
-        left.set_title(f"{name} ({' x '.join(map(str, after[name].shape))})", fontsize=10)
-        if len(levels) <= MOST_LEVELS:
-            for level in levels.tolist():
-                left.axvline(level, color=VERMILION, linewidth=0.9)
-            right.bar(range(len(levels)), counts.numpy(), color=VERMILION, log=True, width=0.7)
-            shown = range(0, len(levels), max(1, len(levels) // 12))
-            right.set_xticks(shown, [f"{float(levels[i]):.3g}" for i in shown])
-            zeros = float((after[name] == 0).float().mean())
-            right.set_title(f"{len(levels)} levels, {zeros:.1%} of the weights at 0", fontsize=10)
-        else:
-            decoded = after[name].flatten().float().cpu().numpy()
-            right.hist(decoded, bins=101, color=VERMILION, log=True)
-            right.set_title("not quantized", fontsize=10)
-        for one in (left, right):
-            one.set_ylabel("number of weights")
-            one.set_ylim(bottom=0.6)
-            one.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-            one.yaxis.set_minor_formatter(NullFormatter())
-    axes[-1][0].set_xlabel("value of the weight")
+        _draw_tensor(left, right, name, before[name], after[name], name in transformed)
+    axes[-1][0].set_xlabel("value of the weight or coefficient")
     axes[-1][1].set_xlabel("level: its value")
     which = f"the {len(names)} largest of {len(weights)}" if len(names) < len(weights) else "all"
     figure.suptitle(f"Weight tensors, {which}; numbers of weights on a log axis", fontsize=12)
@@ -160,6 +150,61 @@ def draw_weights(before: Mapping[str, Tensor], after: Mapping[str, Tensor], path
         frameon=False,
     )
     figure.savefig(path, dpi=110)
+
+
+def _draw_tensor(
+    left: Any, right: Any, name: str, before: Tensor, after: Tensor, transformed: bool
+) -> None:
+    """One tensor: float values on the left, its levels in the file on the right."""
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    floats, decoded = (quantized_values(tensor, transformed) for tensor in (before, after))
+    levels, counts = count_levels(decoded, transformed)
+    shape = " x ".join(map(str, after.shape))
+    left.hist(floats.ravel(), bins=101, color=BLUE, log=True)
+    left.set_title(f"{name} ({shape}){', cosine coefficients' if transformed else ''}", fontsize=10)
+    if len(levels) <= MOST_LEVELS:
+        for level in levels.tolist():
+            left.axvline(level, color=VERMILION, linewidth=0.9)
+        right.bar(range(len(levels)), counts, color=VERMILION, log=True, width=0.7)
+        shown = range(0, len(levels), max(1, len(levels) // 12))
+        right.set_xticks(shown, [f"{levels[i]:.3g}" for i in shown])
+        what = "coefficients" if transformed else "weights"
+        zeros = counts[levels == 0].sum() / counts.sum()
+        right.set_title(f"{len(levels)} levels, {zeros:.1%} of the {what} at 0", fontsize=10)
+    else:
+        right.hist(decoded.ravel(), bins=101, color=VERMILION, log=True)
+        right.set_title("not quantized", fontsize=10)
+    for one in (left, right):
+        one.set_ylabel("number of weights")
+        one.set_ylim(bottom=0.6)
+        one.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        one.yaxis.set_minor_formatter(NullFormatter())
+
+
+def quantized_values(weights: Tensor, transformed: bool) -> np.ndarray:
+    """What the file quantizes of a tensor: its weights, or their cosine coefficients; float32."""
+    values = weights.detach().float().cpu().numpy()
+    return to_coefficients(values) if transformed else values
+
+
+def count_levels(values: np.ndarray, transformed: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of a decoded tensor, ascending, and how many of its values each has.
+
+    Args:
+        values: What `quantized_values` gave.
+        transformed: Whether they are coefficients. Those lie on the levels but for the last bits
+            of a sum, so that neighbours closer than `CLOSE` are one level, and the least ones 0.
+
+    Example:
+        >>> count_levels(np.array([1.0, 2.0, 1.0000001, 1e-9]), True)
+        (array([0., 1., 2.]), array([1, 2, 1]))
+    """
+    ordered = np.sort(values.ravel())
+    gap = CLOSE * np.abs(ordered).max(initial=0.0) if transformed else 0.0
+    starts = np.flatnonzero(np.diff(ordered, prepend=-np.inf) > gap)
+    levels = ordered[starts]
+    return np.where(np.abs(levels) <= gap, 0.0, levels), np.diff(starts, append=len(ordered))
 
 
 def _patch(color: str, label: str) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,6 +15,8 @@ from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from hemp_lightning.suite.baselines.weights import network_of
+
+_log = logging.getLogger(__name__)
 
 _AFTER = 10**6  # the epoch that counts once training has ended
 _DRAWING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -77,8 +81,9 @@ class FloatSnapshot(Callback):
 class EpochSeeds(Callback):
     """Draw the random numbers of each epoch from the seed of the run and the epoch alone.
 
-    A run that is resumed at the end of an epoch then shuffles, augments and drops out as the
-    uninterrupted run does. This holds for loaders of anybody: `watch` gives them generators.
+    A resumed run then shuffles, augments and drops out as the uninterrupted run does. This holds
+    for loaders of anybody: `watch` gives them generators. Resumed within an epoch, the loader is
+    brought to the batch of the checkpoint first, by drawing the batches before it.
 
     Args:
         seed: Seed of the run.
@@ -87,6 +92,7 @@ class EpochSeeds(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._generators: list[Generator] = []
+        self._kept: RandomState | None = None  # of the checkpoint that is gone on from
 
     def watch(self, datamodule: LightningDataModule) -> None:
         """Give the training loaders of `datamodule` generators that follow the epoch."""
@@ -107,6 +113,25 @@ class EpochSeeds(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run resumed after the last batch of an epoch skips `on_train_epoch_start`."""
         self._start(_epoch(trainer), rank=trainer.global_rank)
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        loop: Any = trainer.fit_loop
+        iter(loop._data_fetcher)  # workers may have begun with the numbers of another epoch
+        done = loop.epoch_loop.batch_progress.current.ready
+        if not 0 < done < trainer.num_training_batches:
+            return
+        _log.info("resumed within an epoch: its first %d batches are drawn, not trained", done)
+        for _ in range(done):
+            next(loop._data_fetcher.iterator)
+        if trainer.world_size > 1:
+            _log.warning(
+                "resumed within an epoch on %d devices: what is drawn at random from here on, as "
+                "by dropout, differs from a run without an interruption",
+                trainer.world_size,
+            )
+        else:
+            kept.restore()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Each epoch has its own numbers."""
@@ -118,6 +143,14 @@ class EpochSeeds(Callback):
 
     on_fit_end = on_train_end  # comes alone where there is nothing to train
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the random numbers are now, within an epoch."""
+        return {"random": asdict(RandomState.now())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with them."""
+        self._kept = RandomState(**state_dict["random"])
+
     def _start(self, epoch: int, rank: int = 0, everything: bool = True) -> None:
         for place, generator in enumerate(self._generators):
             generator.manual_seed(mixed(self.seed, epoch, 1 + place))
@@ -126,6 +159,47 @@ class EpochSeeds(Callback):
             torch.manual_seed(number)
             random.seed(number)
             np.random.seed(number % 2**32)
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """Where the generators of torch, NumPy and Python are, in what a checkpoint may hold.
+
+    Attributes:
+        torch: State of torch's generator on the CPU.
+        cuda: States of those on GPUs.
+        numpy: State of NumPy's global generator; its key is a tensor.
+        python: State of Python's.
+
+    Example:
+        >>> state = RandomState.now()
+        >>> first = random.random()
+        >>> state.restore()
+        >>> random.random() == first
+        True
+    """
+
+    torch: Tensor
+    cuda: list[Tensor]
+    numpy: tuple[Any, ...]
+    python: tuple[Any, ...]
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """Where they are now."""
+        name, key, *rest = np.random.get_state(legacy=True)
+        words = torch.from_numpy(np.asarray(key).astype(np.int64))
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return cls(torch.get_rng_state(), cuda, (name, words, *rest), random.getstate())
+
+    def restore(self) -> None:
+        """Put them back there."""
+        torch.set_rng_state(self.torch)
+        if torch.cuda.is_available() and len(self.cuda) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(self.cuda)
+        name, words, *rest = self.numpy
+        np.random.set_state((name, words.numpy().astype(np.uint32), *rest))
+        random.setstate(self.python)
 
 
 def mixed(*numbers: int) -> int:
@@ -159,6 +233,8 @@ def _loaders(found: Any) -> Iterator[DataLoader[Any]]:
 def _draw_apart(loader: DataLoader[Any]) -> list[Generator]:
     """Generators for the workers of a loader and for its order."""
     loader.generator = Generator()
+    # workers that live on go on in their random numbers; DataLoader refuses to be told so later
+    loader.__dict__["persistent_workers"] = False
     if isinstance(loader.sampler, _DRAWING):
         loader.sampler.generator = Generator()
         return [loader.generator, loader.sampler.generator]

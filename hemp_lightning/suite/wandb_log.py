@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, WandbLogger
 from torch import Tensor
+
+from hemp_lightning.suite.results import MOST_LEVELS, count_levels, quantized_values
 
 TENSOR_COLUMNS = ("name", "entries", "levels", "bytes", "bits_per_weight", "entropy")
 
@@ -36,7 +38,11 @@ def tensor_rows(summary: Any) -> list[dict[str, Any]]:
 
 
 def log_file(
-    loggers: Iterable[Logger], results: Mapping[str, Any], state: Mapping[str, Tensor], path: Path
+    loggers: Iterable[Logger],
+    results: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    path: Path,
+    transformed: Collection[str] = (),
 ) -> None:
     """Send the results, the rates, the histograms of levels and the file to wandb, if it logs.
 
@@ -45,6 +51,7 @@ def log_file(
         results: The entries of `results.json`, with `tensors`.
         state: State dict decoded from the file.
         path: The file.
+        transformed: Names of the tensors whose cosine coefficients the file holds.
     """
     for logger in loggers:
         if not isinstance(logger, WandbLogger):
@@ -55,10 +62,13 @@ def log_file(
         rows = [[row[column] for column in TENSOR_COLUMNS] for row in results["tensors"]]
         logged: dict[str, Any] = {"hemp/tensors": wandb.Table(list(TENSOR_COLUMNS), rows)}
         for name, weights in state.items():
-            levels, counts = weights.flatten().float().cpu().unique(return_counts=True)
-            if weights.ndim > 1 and len(levels) <= 256:  # more are no levels of a codebook
+            if weights.ndim < 2:
+                continue
+            cosine = name in transformed
+            levels, counts = count_levels(quantized_values(weights, cosine), cosine)
+            if len(levels) <= MOST_LEVELS:
                 edges = [i - 0.5 for i in range(len(levels) + 1)]  # a bar a level, by its place
-                histogram = wandb.Histogram(np_histogram=(counts.numpy(), np.array(edges)))
+                histogram = wandb.Histogram(np_histogram=(counts, np.array(edges)))
                 logged[f"hemp/levels/{name}"] = histogram
         run.log(logged)
         run.summary.update({k: v for k, v in results.items() if isinstance(v, (int, float))})

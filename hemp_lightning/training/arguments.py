@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral, Real
+from types import NoneType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim import LBFGS
 
 from hemp_lightning.entropy.context_lengths import RATE_MODELS
 from hemp_lightning.entropy.formula import SCOPES
+from hemp_lightning.file.options import FileOptions
 
 FORWARDS = ("straight_through", "continuous")
-NUMBERS = (
+INTEGERS = (
     "order",
-    "lambda_entropy",
-    "lambda_reconstruction",
     "start_epoch",
-    "warmup_epochs",
     "refit_every_n_epochs",
     "refit_every_n_steps",
     "recalibrate_batches",
 )
+NUMBERS = (*INTEGERS, "lambda_entropy", "lambda_reconstruction", "warmup_epochs")
 WORDS = {"rate_model": RATE_MODELS, "scope": SCOPES, "forward": FORWARDS}
 SHARDED = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 AVERAGING = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
@@ -38,20 +40,32 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         arguments: Those of HEMPCallback by name, and others that are not looked at.
 
     Raises:
+        TypeError: If one is of another kind.
         ValueError: With the argument, what is allowed, and what was found.
 
     Example:
         >>> from hemp_lightning import HEMPCallback
         >>> check_arguments(vars(HEMPCallback(order=2)))
     """
+    kinds: tuple[tuple[str, Any, str], ...] = (
+        *((name, Integral, "an integer") for name in INTEGERS),
+        *((name, Real, "a number") for name in NUMBERS),
+        ("insensitivity", bool, "True or False"),
+        ("module", (str, NoneType), "the name of a submodule or None"),
+        ("file", FileOptions, "`FileOptions`"),
+    )
+    for name, kind, words in kinds:
+        value = arguments[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"`{name}` must be {words}; found {value!r}")
     for name in NUMBERS:
         low, value = 1 if name == "order" else 0, arguments[name]
         if not low <= value < float("inf"):
             raise ValueError(f"`{name}` must be finite and at least {low}; found {value}")
-    for name, words in WORDS.items():
-        if arguments[name] not in words:
+    for name, allowed in WORDS.items():
+        if arguments[name] not in allowed:
             raise ValueError(
-                f"`{name}` must be one of {', '.join(words)}; found {arguments[name]!r}"
+                f"`{name}` must be one of {', '.join(allowed)}; found {arguments[name]!r}"
             )
     num_levels = arguments["num_levels"]
     if arguments["rate_model"] == "context" and num_levels > CONTEXT_LEVELS:
@@ -62,7 +76,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def check_trainer(trainer: Trainer) -> None:
-    """Refuse a Trainer whose strategy or callbacks HEMPCallback cannot work with.
+    """Refuse a Trainer whose strategy or callbacks HEMPCallback cannot work with; warn of others.
 
     Raises:
         ValueError: With what was found, and what to do.
@@ -72,6 +86,12 @@ def check_trainer(trainer: Trainer) -> None:
         raise ValueError(
             f"HEMPCallback needs whole parameters on every process; found {strategy}, which "
             "shards them. Use strategy='ddp' or one device"
+        )
+    if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":
+        rank_zero_warn(
+            "HEMPCallback works in the processes that the Trainer starts, and its `summary` and "
+            "`codebooks` end with them; found a strategy that spawns or forks. The file is "
+            "written; `hemp_lightning.inspect` sums it up. `strategy`='ddp' keeps all"
         )
     averaging = [
         type(callback).__name__

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelPruning
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from hemp_lightning.file.options import FileOptions
@@ -23,9 +23,10 @@ from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer, get_quantizer
 from hemp_lightning.quantization.transforms import check_transform
 from hemp_lightning.training.arguments import check_arguments, check_trainer, check_training
-from hemp_lightning.training.entropy_term import EntropyTerm, log_terms, prepare, stepped_names
+from hemp_lightning.training.entropy_term import EntropyTerm, prepare
 from hemp_lightning.training.quantized_network import QuantizedNetwork
-from hemp_lightning.training.step_watch import StepWatch
+from hemp_lightning.training.schedule import Schedule
+from hemp_lightning.training.stepped_terms import Lambdas, SteppedTerms
 from hemp_lightning.training.target_steering import Approach
 from hemp_lightning.training.write_file import TrainedFile
 from hemp_reader.scan_order import check_scan
@@ -43,6 +44,10 @@ class HEMPCallback(Callback):
     The real-valued weights stay in their place; only forward passes see quantized ones. Parameter
     names and `state_dict` keys never change. A callback that is used for another fit starts afresh.
 
+    The arguments stand in five groups: what is minimized (`order` to `insensitivity`), which
+    weights (`tensors` to `forward`), when (`start_epoch` to `refit_every_n_steps`), steering to a
+    target (`target_bytes` to `monitor`), and the file (`path` to `recalibrate_batches`).
+
     Args:
         order: Length n of the tuples whose entropy is minimized, at least 1.
         num_levels: Levels per tensor, at least 2.
@@ -53,29 +58,29 @@ class HEMPCallback(Callback):
             context coder, see `ContextRates`. `order`, `scope` and `scan` do not count then.
         scope: `tensor` for one table per tensor, `network` for one pooled by index.
         scan: Scan order of the tuples, one of `hemp_reader.scan_order.SCANS`.
+        insensitivity: Scale both terms by `1 - |g| / max|g|`, with the loss gradient `g`.
+        tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
+        module: Name of the submodule that is trained and written, such as `network`; None for all.
+        transform: Of kernels before they are quantized: `dct` for cosine coefficients, `none`,
+            `auto` for `dct` but where most weights are 0 or few values, or these by name.
         forward: `straight_through` trains through the quantized weights; `continuous`, the paper's
             own, through the real ones.
-        insensitivity: Scale both terms by `1 - |g| / max|g|`, with the loss gradient `g`.
         start_epoch: Epochs of plain float training before any of this.
         warmup_epochs: Epochs over which both lambdas rise linearly from 0; may be a fraction.
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
-        transform: Of kernels before they are quantized: `dct` for cosine coefficients, `none`,
-            `auto` for `dct` but where most weights are 0 or few values, or these by name.
-        tensors: `weights`, `layers`, `all`, or parameter names or patterns, see `select_tensors`.
         target_bytes: Size the file should have, see `target_steering`. None: lambda stays.
         target_accuracy: Value of `monitor` to end at, in (0, 1). None: lambda stays.
         monitor: Logged metric for `target_accuracy`, of the validation.
         path: File to write at the end of training; None, and `fast_dev_run`, for none.
         file: How it is written, None for `FileOptions()`; its `order` and `scan` do not count.
-        module: Name of the submodule that is trained and written, such as `network`; None for all.
         recalibrate_batches: Training batches on which BatchNorm statistics are taken anew; 0: none.
 
     Attributes:
         approach: How lambda finds its way to a target, see `target_steering`.
-        summary: `Summary` of the written file, or None.
 
     Raises:
+        TypeError: If an argument is of another kind.
         ValueError: If an argument is out of range.
 
     Example:
@@ -86,6 +91,7 @@ class HEMPCallback(Callback):
 
     def __init__(
         self,
+        # What is minimized.
         order: int = 2,
         num_levels: int = 16,
         lambda_entropy: float = 0.1,
@@ -95,20 +101,24 @@ class HEMPCallback(Callback):
         rate_model: str = "tuples",
         scope: str = "tensor",
         scan: str = "row_major",
-        forward: str = "straight_through",
         insensitivity: bool = False,
+        # Which weights.
+        tensors: str | Sequence[str] = "weights",
+        module: str | None = None,
+        transform: str | Mapping[str, str] = "auto",
+        forward: str = "straight_through",
+        # When.
         start_epoch: int = 0,
         warmup_epochs: float = 0.0,
         refit_every_n_epochs: int = 1,
         refit_every_n_steps: int = 0,
-        transform: str | Mapping[str, str] = "auto",
-        tensors: str | Sequence[str] = "weights",
+        # Steering to a target.
         target_bytes: int | None = None,
         target_accuracy: float | None = None,
         monitor: str = "val/accuracy",
+        # The file.
         path: str | Path | None = None,
         file: FileOptions | None = None,
-        module: str | None = None,
         recalibrate_batches: int = 100,
     ) -> None:
         self.order = order
@@ -119,18 +129,18 @@ class HEMPCallback(Callback):
         self.rate_model = rate_model
         self.scope = scope
         self.scan = check_scan(scan)
-        self.forward = forward
         self.insensitivity = insensitivity
+        self.tensors = tensors
+        self.module = module
+        check_transform(transform)
+        self.transform = transform
+        self.forward = forward
         self.start_epoch = start_epoch
         self.warmup_epochs = warmup_epochs
         self.refit_every_n_epochs = refit_every_n_epochs
         self.refit_every_n_steps = refit_every_n_steps
-        check_transform(transform)
-        self.transform = transform
-        self.tensors = tensors
         self.path = None if path is None else Path(path)
         self.file = file or FileOptions()
-        self.module = module
         self.recalibrate_batches = recalibrate_batches
         check_arguments(vars(self))
         self._new_approach = partial(
@@ -140,16 +150,22 @@ class HEMPCallback(Callback):
 
     def _reset(self) -> None:
         """Forget every earlier fit."""
-        self.summary: Summary | None = None
         self.approach = self._new_approach()
         self._network = QuantizedNetwork(
             self.module, self.tensors, self.quantizer, self.transform, self.rate_model == "context"
         )
-        self._watch: StepWatch | None = None
+        term = EntropyTerm(
+            self.order, self.scope, self.scan, self.insensitivity, self._network.rates
+        )
+        self._terms = SteppedTerms(term, self._network, self.approach)
+        self._file = TrainedFile(self._network, self.approach, self.file, self.order, self.scan)
         self._fitted: tuple[Any, ...] = ()  # Trainer and module of the last fit, weakly
-        self._last_refit = -1  # optimizer step
-        self._last_epoch = -1  # whose start was seen
-        self._batch_fraction = 0.0
+        self._schedule = Schedule(
+            self.start_epoch,
+            self.warmup_epochs,
+            self.refit_every_n_epochs,
+            self.refit_every_n_steps,
+        )
         self._in_batch = False
         self._ended = False
 
@@ -165,35 +181,32 @@ class HEMPCallback(Callback):
         self._network.codebooks = dict(codebooks)
 
     @property
+    def summary(self) -> Summary | None:
+        """The sizes of the file that this fit has written; None before, and on other processes."""
+        return self._file.summary
+
+    @property
     def state_key(self) -> str:
         """Key of this callback's state in a checkpoint: one per compressed module and choice."""
         return self._generate_state_key(module=self.module, tensors=self.tensors)
 
     def is_active(self, trainer: Trainer) -> bool:
         """Whether weights are quantized and the terms added: from `start_epoch` on."""
-        return trainer.current_epoch >= self.start_epoch and bool(self.codebooks)
+        return self._schedule.has_started(trainer) and bool(self.codebooks)
 
     def should_refit(self, trainer: Trainer, epoch_start: bool) -> bool:
         """Whether codebooks are fitted now: before the first batch of an epoch, or after a step."""
         if self.codebooks and self.approach.is_landing(trainer):
             return False
-        since = trainer.current_epoch - self.start_epoch
-        if epoch_start:
-            every = self.refit_every_n_epochs
-            return since >= 0 and (not self.codebooks or bool(every and since % every == 0))
-        every = self.refit_every_n_steps
-        return (
-            self.is_active(trainer)
-            and bool(every and trainer.global_step % every == 0)
-            and trainer.global_step != self._last_refit
-        )
+        if not epoch_start:
+            return self.is_active(trainer) and self._schedule.is_refit_step(trainer)
+        if not self.codebooks:
+            return self._schedule.has_started(trainer)
+        return self._schedule.is_refit_epoch(trainer)
 
     def ramp(self, trainer: Trainer) -> float:
         """Factor of both lambdas, from 0 to 1, linear over `warmup_epochs`."""
-        if not self.warmup_epochs:
-            return 1.0
-        epochs = trainer.current_epoch - self.start_epoch + self._batch_fraction
-        return min(1.0, max(0.0, epochs / self.warmup_epochs))
+        return self._schedule.ramp(trainer)
 
     def current_lambda(self, trainer: Trainer) -> float:
         """Lambda of the entropy term now: ramped, and steered where there is a target."""
@@ -217,25 +230,23 @@ class HEMPCallback(Callback):
         """Leave the module as it was found."""
         self._release()
         self._network.forward.detach()
-        if self._watch:
-            self._watch.stop()
+        self._terms.stop()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the tensors; refuse what no file could hold."""
         self._fitted = weakref.ref(trainer), weakref.ref(pl_module)
         self._network.own(pl_module)
         self._network.follow(pl_module, trainer)
-        self._trained_file.check(pl_module, self.path, self.tensors)
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(other, HEMPCallback) and other is not self:
+                self._network.check_apart(other._network)
+        self._file.check(pl_module, self.path, self.tensors)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the optimizers, and that a target can be steered to; watch every step."""
         self.approach.check(trainer)
         check_training(trainer, self.warmup_epochs)
-        self._watch = StepWatch(
-            lambda optimizer: self._add_terms(trainer, pl_module, optimizer),
-            lambda: self._stepping(trainer),
-        )
-        self._watch.start()
+        self._terms.start(trainer, pl_module, lambda: self._lambdas(trainer))
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -243,34 +254,39 @@ class HEMPCallback(Callback):
         """Refit the codebooks if an epoch begins; from now on forward passes are quantized."""
         self._network.forward.close()
         self._network.follow(pl_module, trainer)
-        # not in `on_train_epoch_start`: a run resumed after the last batch of an epoch skips that
-        if trainer.current_epoch != self._last_epoch:
-            self._last_epoch = trainer.current_epoch
+        if self._schedule.start_batch(trainer, batch_idx):
             self._start_epoch(trainer, pl_module)
-        total = trainer.num_training_batches
-        self._batch_fraction = batch_idx / total if 0 < total < float("inf") else 0.0
         self._in_batch = True
         if self.forward == "straight_through" and self.is_active(trainer):
             self._network.quantize(pl_module)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Warn of weights that the loss has used past the forward passes."""
+        self._network.warn_of_direct_use(loss)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Add the gradient of the two terms."""
-        if self._watch and self.is_active(trainer):
-            self._watch.announce(optimizer)
+        if self.is_active(trainer):
+            self._terms.announce(optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Forward passes are no longer quantized; refit if it is time."""
+        if self._lambdas(trainer) is not None:
+            self._terms.end_batch()
         self._release()
         if self.should_refit(trainer, epoch_start=False):
             self._refit(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End a batch that a hook of the module has skipped."""
+        """End a batch that a hook of the module has skipped; warn if no optimizer was seen."""
         self._release()
+        self._terms.end_epoch(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the quantized network, once there is one."""
@@ -298,7 +314,11 @@ class HEMPCallback(Callback):
             self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the file also where a run was killed just before it, and then resumed."""
+        """Write the file where a run was killed before it, or where weights were set after it."""
+        if self._ended and self._file.is_stale(trainer, pl_module):
+            self._ended = False
+            self._network.follow(pl_module, trainer)
+            self._refit(trainer)
         if not self._ended:
             self._finish(trainer, pl_module)
 
@@ -312,18 +332,15 @@ class HEMPCallback(Callback):
         """Codebooks, when they and the lengths were last taken, how far lambda was steered."""
         return {
             **self._network.state_dict(),
-            "last_refit": self._last_refit,
-            "last_epoch": self._last_epoch,
+            **self._schedule.state_dict(),
             "approach": self.approach.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`; codebooks of another `num_levels` are fitted afresh."""
-        self._last_refit = state_dict["last_refit"]
-        self._last_epoch = state_dict["last_epoch"]
         self.approach.load_state_dict(state_dict["approach"])
-        if not self._network.load_state_dict(state_dict):
-            self._last_epoch = -1
+        is_other = not self._network.load_state_dict(state_dict)
+        self._schedule.load_state_dict(state_dict, refits=is_other)
 
     # How it is done.
 
@@ -332,56 +349,24 @@ class HEMPCallback(Callback):
         self._in_batch = False
         self._network.release()
 
+    def _lambdas(self, trainer: Trainer) -> Lambdas | None:
+        """The factors of both terms; None where they do not act."""
+        if not (self._in_batch and self.is_active(trainer)):
+            return None
+        entropy = self.lambda_entropy * self.approach.factor
+        return Lambdas(entropy, self.lambda_reconstruction, self.ramp(trainer))
+
     def _start_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.should_refit(trainer, epoch_start=True):
             self._refit(trainer)
         elif self.is_active(trainer):
             self._network.take_rates()
-        if self.approach.target_bytes is not None and self.is_active(trainer):
-            summary = self._trained_file.summary(pl_module)
-            self.approach.measure(summary, self.codebooks, self._trained_file.index_rate())
+        if self.is_active(trainer):
+            self._file.measure(pl_module)
 
     def _refit(self, trainer: Trainer) -> None:
         self._network.fit(trainer)
-        self._last_refit = trainer.global_step
-
-    def _stepping(self, trainer: Trainer) -> set[int]:
-        """The `id` of each parameter whose step gets the two terms now."""
-        if not (self._in_batch and self.is_active(trainer)):
-            return set()
-        return {id(parameter) for parameter in self._network.trained.values()}
-
-    @torch.no_grad()
-    def _add_terms(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
-        trained = self._network.trained
-        if not stepped_names(optimizer, trained):
-            return
-        self._network.warn_of_unseen(optimizer)
-        self.approach.follow_bytes(trainer, self._trained_file.index_rate)
-        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        logs = trainer.global_step % every == 0
-        term = EntropyTerm(
-            self.order, self.scope, self.scan, self.insensitivity, self._network.rates
-        )
-        rate, distortion = term.add(
-            optimizer,
-            trained,
-            self.codebooks,
-            self.lambda_entropy * self.approach.factor,
-            self.lambda_reconstruction,
-            self.ramp(trainer),
-            whole=logs,
-        )
-        if logs:
-            log_terms(pl_module, rate, distortion, self.current_lambda(trainer))
-
-    # The file.
-
-    @property
-    def _trained_file(self) -> TrainedFile:
-        return TrainedFile(self._network, self.approach, self.file, self.order, self.scan)
+        self._schedule.note_refit(trainer)
 
     def _finish(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file, of the network as it is if it was never trained with the terms."""
@@ -395,6 +380,4 @@ class HEMPCallback(Callback):
             )
             self._refit(trainer)
         if self.path is not None:
-            self.summary = self._trained_file.finish(
-                trainer, pl_module, self.path, self.recalibrate_batches
-            )
+            self._file.finish(trainer, pl_module, self.path, self.recalibrate_batches)

@@ -46,7 +46,7 @@ class ChosenTensors:
     def __init__(self, tensors: str | Sequence[str]) -> None:
         self.tensors = tensors
         self.parameters: dict[str, nn.Parameter] = {}
-        self._seen: tuple[int | bool, ...] = ()
+        self._seen: tuple[int | bool | str, ...] = ()
 
     def update(self, whole: nn.Module, root: nn.Module) -> Changes | None:
         """Choose again if the network has changed since the last time.
@@ -61,8 +61,9 @@ class ChosenTensors:
         Raises:
             ValueError: If there is nothing to choose.
         """
-        seen: list[int | bool] = []
+        seen: list[int | bool | str] = []
         for part in whole.modules():
+            seen += part._parameters  # a name may pass to another parameter, as with pruning
             seen += map(id, part._parameters.values())
             seen.append(part.__dict__.get("_compiled_call_impl") is None)
         if tuple(seen) == self._seen:

@@ -19,6 +19,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.training.written_weights import carried, total, versions
 
 Quantize = Callable[[Tensor], Tensor]
 """Returns a new tensor of the same shape, dtype, device and memory format."""
@@ -26,7 +27,7 @@ Quantize = Callable[[Tensor], Tensor]
 STEPS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 
 CHECKED, CHECKED_EVERY = 3, 100
-"""On a GPU the first windows, and then every so many, are searched for writes through `.data`."""
+"""The first windows, and then every so many, are compared entry by entry for writes by `.data`."""
 
 
 class StraightThrough(torch.autograd.Function):
@@ -83,6 +84,7 @@ class _Replaced:
     parameter: nn.Parameter
     tensor: Tensor
     versions: tuple[int, int | None]
+    total: float | None  # of the entries, on a CPU: a write by `.data` changes it
     places: list[tuple[Any, Any]] = field(default_factory=list)  # dict or list, and the key
 
 
@@ -299,7 +301,8 @@ class QuantizedForward:
         replaced = window.replaced.get(id(parameter))
         if replaced is None:
             tensor = StraightThrough.apply(parameter, window.quantizers[name])
-            replaced = _Replaced(name, parameter, tensor, _versions(parameter, tensor))
+            before = versions(parameter, tensor)
+            replaced = _Replaced(name, parameter, tensor, before, total(tensor))
             window.replaced[id(parameter)] = replaced
             if tensor.requires_grad and name not in self.used:
                 tensor.register_hook(functools.partial(_note, self.used, name))
@@ -322,42 +325,18 @@ class QuantizedForward:
     def _carry(self, replaced: _Replaced, quantize: Quantize) -> None:
         """Keep what the forward pass has written to the tensor, such as renormalized rows."""
         real, found = replaced.parameter, replaced.tensor
-        own, its = _versions(real, found)
+        own, its = versions(real, found)
         if own != replaced.versions[0]:
             return  # the real weights were written to, and count
         written = its != replaced.versions[1] or replaced.name in self._written
-        searched = real.is_cpu or self._count <= CHECKED or self._count % CHECKED_EVERY == 0
-        if not written and not searched:
+        searched = self._count <= CHECKED or self._count % CHECKED_EVERY == 0
+        if not written and not searched and total(found) == replaced.total:
             return
         put = quantize(real.detach())
         if torch.equal(found, put):
             return
         self._written.add(replaced.name)
         real.data.copy_(carried(real.detach(), put, found.detach()))
-
-
-def carried(real: Tensor, put: Tensor, found: Tensor) -> Tensor:
-    """Real weights after the change that their quantized ones have seen.
-
-    Args:
-        real: Real weights.
-        put: Their quantized weights, same shape.
-        found: What these have become, same shape.
-
-    Returns:
-        `real` where nothing changed. Where a quantized weight shrank, as under `max_norm` or
-        `clamp_`, the real one shrinks by the same factor, and at least to the size of the
-        quantized one. Every other change is taken as it is.
-
-    Example:
-        >>> real, put = torch.tensor([0.8, 1.2, 0.9, 0.1]), torch.tensor([1.0, 1.0, 1.0, 0.0])
-        >>> carried(real, put, torch.tensor([0.5, 0.5, 1.0, 7.0]))
-        tensor([0.4000, 0.5000, 0.9000, 7.0000])
-    """
-    shrank = (found.abs() < put.abs()) & (found * put >= 0) & (real * put > 0)
-    factor = found / torch.where(put == 0, torch.ones_like(put), put)
-    smaller = torch.minimum((real * factor).abs(), found.abs()) * real.sign()
-    return torch.where(found == put, real, torch.where(shrank, smaller, found))
 
 
 class _Hook:
@@ -378,12 +357,6 @@ class _Nothing:
 
     def __call__(self, *_: Any) -> None:
         return None
-
-
-def _versions(parameter: Tensor, tensor: Tensor) -> tuple[int, int | None]:
-    """How often both were written to; tensors of inference mode do not count."""
-    own = -1 if parameter.is_inference() else parameter._version
-    return own, None if tensor.is_inference() else tensor._version
 
 
 def _note(used: set[str], name: str, _: Tensor) -> None:

@@ -10,17 +10,22 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hemp_lightning.entropy.context_lengths import ContextRates
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer
+from hemp_lightning.quantization.transforms import asked_transform
 from hemp_lightning.training.arguments import submodule
 from hemp_lightning.training.chosen import ChosenTensors
+from hemp_lightning.training.direct_use import used_directly
 from hemp_lightning.training.fit_transformed import fit_transformed
 from hemp_lightning.training.quantized_forward import QuantizedForward, quantize_like
 from hemp_reader.errors import listed
+
+SEARCHED = 8
+"""Graphs of a loss that are searched for weights in use that are not quantized."""
 
 
 class QuantizedNetwork:
@@ -54,7 +59,8 @@ class QuantizedNetwork:
         self._quantizer = quantizer
         self._transform = transform
         self._chosen = ChosenTensors(tensors)
-        self._warned = False
+        self._warned = self._told = False
+        self._searched = 0  # graphs of a loss
         self._owner: Any = None  # the LightningModule that the codebooks belong to, weakly
 
     @property
@@ -96,7 +102,7 @@ class QuantizedNetwork:
         if changes:
             self.forward.detach()
             renamed = {changes.renamed.get(name, name): b for name, b in self.codebooks.items()}
-            for name in changes.replaced:
+            for name in [*changes.replaced, *self._transformed_otherwise(renamed)]:
                 renamed.pop(name, None)
             self.codebooks = {n: renamed[n] for n in self.parameters if n in renamed}
         if not self.codebooks:
@@ -112,6 +118,14 @@ class QuantizedNetwork:
         if self.rates is not None and not self.rates.fits(self.parameters, self.codebooks):
             self.take_rates()
         return True
+
+    def _transformed_otherwise(self, codebooks: Mapping[str, Codebook]) -> list[str]:
+        """Names whose codebook, from a checkpoint, has another transform than is asked for."""
+        asked = {
+            name: asked_transform(self._transform, name, self.parameters[name].shape)
+            for name in codebooks.keys() & self.parameters.keys()
+        }
+        return [n for n, word in asked.items() if word not in ("auto", codebooks[n].transform)]
 
     def fit(self, trainer: Trainer) -> None:
         """Fit all codebooks, each from the one before.
@@ -147,7 +161,44 @@ class QuantizedNetwork:
                 for name, parts in trainer.strategy.broadcast(books).items()
             }
 
+    def check_apart(self, other: QuantizedNetwork) -> None:
+        """Refuse parameters that another callback trains on levels of its own.
+
+        Raises:
+            ValueError: With their names.
+        """
+        theirs = set(map(id, other.parameters.values()))
+        shared = [name for name, parameter in self.parameters.items() if id(parameter) in theirs]
+        if shared:
+            raise ValueError(
+                f"two HEMPCallbacks must train different tensors; found {listed(shared)} in both. "
+                "Give each a `module` of its own, or leave out of `tensors` what the other has"
+            )
+
     # What forward passes see.
+
+    def warn_of_direct_use(self, loss: Tensor) -> None:
+        """Warn once of parameters that the loss has used past the forward passes of modules.
+
+        The first graphs of a fit are searched.
+
+        Args:
+            loss: Before its backward pass.
+        """
+        if self._warned or self._searched >= SEARCHED or not self.forward.enabled:
+            return
+        self._searched += 1
+        self._warn_of_outside(used_directly(loss, self.trained))
+
+    def warn_of_no_step(self) -> None:
+        """Warn once that no optimizer steps a parameter, so that no term acts."""
+        if not self._told:
+            self._told = True
+            rank_zero_warn(
+                "HEMPCallback adds its gradient where an optimizer of torch steps the weights that "
+                f"it quantizes; found no step of {listed(list(self.trained))} in an epoch, so that "
+                "`lambda_entropy` has no effect. Give an optimizer these parameters themselves"
+            )
 
     def warn_of_unseen(self, optimizer: Optimizer) -> None:
         """Warn once of parameters that got a gradient where no forward pass quantized them.
@@ -167,11 +218,14 @@ class QuantizedNetwork:
             and parameter.grad is not None
             and parameter.grad.any()
         ]
-        if unseen:
+        self._warn_of_outside(unseen)
+
+    def _warn_of_outside(self, names: list[str]) -> None:
+        if names:
             self._warned = True
             rank_zero_warn(
                 f"HEMPCallback quantizes weights within the forward passes of modules; found "
-                f"{listed(unseen)} in use outside of any, where training sees real weights and "
+                f"{listed(names)} in use outside of any, where training sees real weights and "
                 "the file will hold others. Use them in the `forward` of a module, or leave them "
                 "out of `tensors`"
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
+from types import NoneType
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -44,6 +46,7 @@ class Approach:
         lambda_entropy: Where lambda starts, above 0 if there is a target.
 
     Raises:
+        TypeError: If a target is no number.
         ValueError: If an argument is out of range.
 
     Example:
@@ -63,6 +66,9 @@ class Approach:
                 "`target_bytes` and `target_accuracy`: expected at most one of the two, as lambda "
                 "is one number; found both"
             )
+        for name, value in (("target_bytes", target_bytes), ("target_accuracy", target_accuracy)):
+            if not isinstance(value, (Real, NoneType)) or isinstance(value, bool):
+                raise TypeError(f"`{name}` must be a number or None; found {value!r}")
         if target_bytes is not None and not 0 < target_bytes < float("inf"):
             raise ValueError(f"`target_bytes` must be above 0; found {target_bytes}")
         if target_accuracy is not None and not 0 < target_accuracy < 1:
@@ -108,6 +114,22 @@ class Approach:
             raise ValueError(
                 "`target_accuracy` needs a validation of each epoch; found none. Give a "
                 "validation set, or set `lambda_entropy` by hand"
+            )
+
+    def check_least(self, num_bytes: int) -> None:
+        """Refuse a target below what the file takes with all weights at 0.
+
+        Args:
+            num_bytes: Bytes of that file.
+
+        Raises:
+            ValueError: If `target_bytes` is less.
+        """
+        if self.target_bytes is not None and num_bytes > self.target_bytes:
+            raise ValueError(
+                f"`target_bytes` must be at least the {num_bytes:,} bytes that the file takes with "
+                f"all weights at 0; found {self.target_bytes:,}. Raise it, or write less: "
+                "`tensors`='layers', `float_dtype`='steps'"
             )
 
     def measure(self, summary: Summary, coded: Collection[str], rate: float) -> None:

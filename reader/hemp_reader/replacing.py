@@ -9,6 +9,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse a path at which no file may be written.
+
+    Raises:
+        IsADirectoryError: If it is a folder.
+        FileExistsError: If it is a device, a pipe, or something else that is no regular file. A
+            link is followed.
+
+    Example:
+        >>> check_target("/dev/null")
+        Traceback (most recent call last):
+        FileExistsError: `path` must be a regular file or a new one; found /dev/null, ...
+    """
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"`path` must be a file; found the folder {os.fspath(path)}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise FileExistsError(
+            f"`path` must be a regular file or a new one; found {os.fspath(path)}, a device or pipe"
+        )
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place at the end, if nothing went wrong.
@@ -17,17 +38,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        IsADirectoryError: If `path` is a folder.
-        FileExistsError: If it is a device, a pipe, or something else that is no regular file. A
-            link is followed.
+        IsADirectoryError, FileExistsError: As `check_target`.
     """
+    check_target(path)
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(f"`path` must be a file; found the folder {os.fspath(path)}")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise FileExistsError(
-            f"`path` must be a regular file or a new one; found {os.fspath(path)}, a device or pipe"
-        )
     if not target.parent.is_dir():
         raise FileNotFoundError(f"`path` must lie in a folder that exists; found {os.fspath(path)}")
     temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")

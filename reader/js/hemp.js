@@ -292,7 +292,7 @@ const BOOL = 10;
 const STEPS = 20;
 const QUANTIZED = [0, 2, 3, 4]; // storages of quantized tensors
 
-const CODERS = ["raw", "tuples", "context", "lzma", "bz2", "zlib", "fast"];
+const CODERS = ["raw", "tuples", "context", "lzma", "bz2", "zlib", "fast", "frequency"];
 
 const WORDS = (
   ".weight .bias .running_mean .running_var .num_batches_tracked conv .conv layer .bn features. classifier " +
@@ -468,7 +468,8 @@ function readQuantized(cursor, record, transformed, version) {
   if (record.coder >= CODERS.length) {
     throw cursor.error(`a coder from 0 to ${CODERS.length - 1}`, `coder ${record.coder}`, cursor.at - 1);
   }
-  if (record.coder === 6 && version < 2) throw cursor.error("no coder 6 in version 1", "one", cursor.at - 1);
+  const first = record.coder < 6 ? 1 : record.coder === 6 ? 2 : 3; // version that has it
+  if (version < first) throw cursor.error(`a coder of version ${version}`, `coder ${record.coder}`, cursor.at - 1);
   record.payloadBytes = cursor.varint("the size of a payload", 2 ** 53);
 }
 
@@ -786,11 +787,12 @@ function decodeIndices(coder, cursor, shape, levels) {
 const DECODERS = [
   decodeRaw,
   decodeTuples,
-  (cursor, shape, levels, indices) => decodeContext(cursor, shape, levels, indices, false),
+  (cursor, shape, levels, indices) => decodeContext(cursor, shape, levels, indices, 2),
   (cursor, _, levels, indices) => decodePlain(unlzma2, cursor, levels, indices),
   (cursor, _, levels, indices) => decodePlain(unbz2, cursor, levels, indices),
   (cursor, _, levels, indices) => decodePlain(inflate, cursor, levels, indices),
-  (cursor, shape, levels, indices) => decodeContext(cursor, shape, levels, indices, true),
+  (cursor, shape, levels, indices) => decodeContext(cursor, shape, levels, indices, 6),
+  (cursor, shape, levels, indices) => decodeContext(cursor, shape, levels, indices, 7),
 ];
 
 function bitsOf(number) {
@@ -1016,7 +1018,7 @@ class Ans {
 }
 
 // ------------------------------------------------------------------------------------------------------------------
-// Coders 2 and 6: context and fast
+// Coders 2, 6 and 7: context, fast and frequency
 
 /** The range decoder; its numbers are below 2^48. */
 class RangeDecoder {
@@ -1105,6 +1107,12 @@ const FIRST_WEIGHTS = [
   [0, 0, 0, 32000, 13000, 25000, 6000, 0],
   [3000, 13000, 10000, 14000, 5000, 10000, 9000, 7000],
 ];
+/** The same of coder 7. */
+const FREQUENCY_WEIGHTS = [
+  [-17000, 17000, 10000, -1000, 4000, 11000, 32000, 20000],
+  [-3000, -2000, -4000, 26000, 6000, 28000, 7000, 2000],
+  [-3000, 8000, 16000, 9000, 3000, 15000, 10000, 6000],
+];
 
 for (let x = 0; x <= 3071; x++) { // only that of 0 is nearer than 8 * 10^-5 to a whole number: doubles suffice
   const value = Math.min(Math.floor(65536 / (1 + Math.exp(-x / 256))), 65535);
@@ -1132,7 +1140,7 @@ function readOptions(decoder, shape, levels) {
   return options;
 }
 
-function decodeContext(cursor, shape, levels, indices, fast) {
+function decodeContext(cursor, shape, levels, indices, coder) {
   const decoder = new RangeDecoder(cursor);
   const options = readOptions(decoder, shape, levels);
   if (options.plain) {
@@ -1140,14 +1148,15 @@ function decodeContext(cursor, shape, levels, indices, fast) {
     decoder.finish();
     return;
   }
-  if (fast && options.flags) throw cursor.error("no flags in a payload of coder 6", "flags");
+  if (coder === 6 && options.flags) throw cursor.error("no flags in a payload of coder 6", "flags");
   const { extents } = scanned(shape, options.scan);
   const lone = extents.length < 2;
   const layout = { rows: lone ? 1 : extents[0], mid: lone ? indices.length : extents[1], inner: 1, last: 1 };
   for (const extent of extents.slice(2)) [layout.inner, layout.last] = [layout.inner * extent, extent];
 
   const numbers = new Int32Array(indices.length); // differences, in the order of the scan
-  const model = fast ? new FastModel(decoder, options, layout, numbers) : new Mixer(decoder, options, layout, numbers);
+  const Model = coder === 6 ? FastModel : Mixer;
+  const model = new Model(decoder, options, layout, numbers, coder === 7 && layout.inner > 1);
   decodeDifferences(decoder, options, layout, numbers, model);
   decoder.finish();
 
@@ -1217,23 +1226,24 @@ class Neighbours {
 }
 
 const NODES = 80; // unary magnitudes end below node 80, the first five binary digits below 64
-/** Of contexts 0 to 5: how many things each says, and where its counters begin; 6 and 7 follow. */
-const CONTEXT_SIZES = [1, 48, 256, 125, 125, 180];
-const CONTEXT_STARTS = CONTEXT_SIZES.map((_, i) => NODES * CONTEXT_SIZES.slice(0, i).reduce((a, b) => a + b, 0));
+/** Where the counters of contexts 0 to 5 begin, which say 1, 48, 256, 125, 125 and more things; 6 and 7 follow. */
+const CONTEXT_STARTS = [0, 1, 49, 305, 430, 555].map((things) => NODES * things);
 const LATE_NODES = 8; // contexts 6 and 7 take nodes above 7 as 7
 
-/** Coder 2: eight counters decide, mixed by weights that learn, and a correction that learns. */
+/** Coders 2 and 7: eight counters decide, mixed by weights that learn, and a correction that learns. */
 class Mixer extends Neighbours {
-  constructor(decoder, options, layout, numbers) {
+  constructor(decoder, options, layout, numbers, frequency) {
     super(layout, options, numbers);
     this.decoder = decoder;
+    this.frequency = frequency; // coder 7, and there are kernels
     this.nodeDigits = 5;
     this.hasLater = true;
     this.byColumn = layout.rows >= 8;
     this.byRow = this.row >= 8;
-    this.columns = NODES * CONTEXT_SIZES.reduce((a, b) => a + b, 0);
+    this.columns = CONTEXT_STARTS[5] + NODES * (frequency ? 25 * Math.min(layout.inner, 64) : 180);
     this.rowsStart = this.columns + LATE_NODES * (this.byColumn ? this.row : 1);
-    this.counters = new Counters(this.rowsStart + LATE_NODES * (this.byRow ? layout.rows : 1), 1020);
+    const rows = (this.byRow ? layout.rows : 1) * (frequency ? 4 : 1);
+    this.counters = new Counters(this.rowsStart + LATE_NODES * rows, 1020);
     this.places = new Float64Array(8); // of the eight contexts' counters of node 0
     this.slots = new Float64Array(8); // of the counters that decide now
     this.inputs = new Int32Array(8);
@@ -1241,7 +1251,7 @@ class Mixer extends Neighbours {
     this.corrections = new Int32Array(33 * NODES);
     this.uses = new Int32Array(NODES);
     for (let node = 0; node < NODES; node++) {
-      this.weights.set(FIRST_WEIGHTS[Math.min(node, 2)], 8 * node);
+      this.weights.set((frequency ? FREQUENCY_WEIGHTS : FIRST_WEIGHTS)[Math.min(node, 2)], 8 * node);
       for (let step = 0; step <= 32; step++) {
         this.corrections[33 * node + step] = SQUASH[3071 + 128 * (step - 16)] << 6;
       }
@@ -1284,6 +1294,21 @@ class Mixer extends Neighbours {
     places[5] = CONTEXT_STARTS[5] + NODES * fifth;
     places[6] = this.columns + LATE_NODES * (this.byColumn ? column : 0);
     places[7] = this.rowsStart + LATE_NODES * (this.byRow ? Math.floor(number / row) : 0);
+    if (this.frequency) this.lookAtFrequencies(number, position);
+  }
+
+  /** The contexts that coder 7 has in place of 3, 5 and 7. */
+  lookAtFrequencies(number, position) {
+    const { last, places } = this;
+    const across = position % last;
+    const along = (position - across) / last;
+    const across2 = this.classOf(across >= 2 ? this.back(number, 2) : 0);
+    const along2 = this.classOf(along >= 2 ? this.back(number, 2 * last) : 0);
+    const lowest = this.classOf(this.back(number, position));
+    places[3] = CONTEXT_STARTS[3] + NODES * (25 * across2 + 5 * along2 + lowest);
+    places[5] = CONTEXT_STARTS[5] + NODES * (25 * Math.min(position, 63) + 5 * across2 + along2);
+    const row = this.byRow ? Math.floor(number / this.row) : 0;
+    places[7] = this.rowsStart + LATE_NODES * (4 * row + Math.min(along + across, 3));
   }
 
   decideSign() {

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from hemp_lightning import load_into
 from hemp_lightning.cli import main
+from hemp_lightning.suite.compress_command import read_data
 
 CODE = """
 from torch import nn
@@ -93,3 +95,66 @@ def test_refuses_in_one_line_and_keeps_the_old_file(folder, capsys, arguments, m
     said = capsys.readouterr().err
     assert re.search(message, said) and said.count("\n") == 1
     assert (folder / "a.hemp").read_bytes() == b"old"
+
+
+def images(folder, sizes, kind="RGB"):
+    """Pictures of random pixels in two folders, in several formats."""
+    draw = np.random.default_rng(0)
+    for number, (width, height) in enumerate(sizes):
+        place = folder / "images" / f"class{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 256, (height, width, 3), np.uint8)
+        suffix = ("png", "bmp", "webp", "jpeg")[number % 4]
+        lossless = {"lossless": True} if suffix == "webp" else {}
+        Image.fromarray(pixels).convert(kind).save(place / f"{number}.{suffix}", **lossless)
+
+
+@pytest.fixture
+def seeing(folder):
+    """A small network of images of 8 x 8 pixels, its code and its checkpoint."""
+    code = "from torch import nn\ndef build():\n    return nn.Sequential(nn.Conv2d({}, 8, 3), "
+    code += "nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4))\n"
+    for name, channels in (("colour", 3), ("grey", 1)):
+        (folder / f"{name}_code.py").write_text(code.format(channels))
+        layers = [nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        torch.manual_seed(0)
+        network = nn.Sequential(*layers, nn.Linear(32, 4))
+        torch.save(network.state_dict(), folder / f"{name}.pt")
+    return folder
+
+
+@pytest.mark.parametrize(("name", "kind"), [("colour", "RGB"), ("colour", "L"), ("grey", "RGB")])
+def test_takes_a_folder_of_images(seeing, name, kind):
+    images(seeing, [(8, 8)] * 20, kind)
+    words = ["--model", f"{name}_code:build", "--inputs", "images", "--time-limit", "1"]
+    words += ["--max-drop", "0.5", "--report", "a.json"]
+    assert main(["compress", f"{name}.pt", "-o", "a.hemp", *words]) == 0
+    assert json.loads((seeing / "a.json").read_text())["held_back"] == 5
+
+
+def test_images_are_normalized_as_imagenet_is(seeing):
+    images(seeing, [(8, 6)])
+    (batch,) = read_data("images", nn.Conv2d(3, 4, 3))
+    pixels = np.asarray(Image.open(seeing / "images" / "class0" / "0.png"), np.float64) / 255
+    wanted = (pixels[4, 7] - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    assert batch.shape == (1, 3, 6, 8)
+    assert batch[0, :, 4, 7].numpy() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_images_of_several_sizes_need_one_that_is_said(seeing, capsys):
+    images(seeing, [(8, 8), (12, 8), (8, 16)])
+    words = ["compress", "colour.pt", "-o", "a.hemp", "--model", "colour_code:build"]
+    words += ["--inputs", "images", "--time-limit", "1"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "8x8 in" in said and "Give --image-size N" in said
+    assert (seeing / "a.hemp").read_bytes() == b"old"
+    assert main([*words, "--image-size", "8"]) == 0
+
+
+def test_a_broken_image_is_named(seeing, capsys):
+    images(seeing, [(8, 8)] * 3)
+    (seeing / "images" / "class0" / "9.png").write_bytes(b"no image")
+    words = ["--model", "colour_code:build", "--inputs", "images"]
+    assert main(["compress", "colour.pt", "-o", "a.hemp", *words]) == 2
+    assert "9.png" in capsys.readouterr().err

@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hemp_lightning import HEMPCallback, load
 from hemp_lightning.coding.context.coder import ContextCoder
+from hemp_lightning.coding.context.frequency_coder import FrequencyCoder
 from hemp_lightning.entropy.context_lengths import ContextRates, context_lengths, rate_and_gradients
+from hemp_lightning.quantization.codebook import Codebook
+from hemp_lightning.quantization.transforms import weights_of
 
 
 def case(seed=0):
@@ -45,6 +48,19 @@ def test_on_the_levels_the_rate_is_that_of_the_coder():
     rate, _ = rate_and_gradients([levels[indices]], [levels], [lengths])
     size = len(ContextCoder().encode(indices.numpy(), 4))
     assert rate.item() * indices.numel() / 8 == pytest.approx(size, rel=0.02)
+
+
+def test_with_a_transform_the_rate_is_that_of_the_coder_of_frequencies():
+    indices = torch.randint(0, 4, (20, 8, 3, 3), generator=torch.manual_seed(1))
+    indices[..., 2:, :] = indices[..., :1, :]  # what only that coder foresees
+    weights = torch.tensor([-1.0, 0.0, 0.5, 2.0])[indices]
+    book = Codebook(torch.tensor([-1.0, 0.0, 0.5, 2.0]), transform="dct")
+    rates = ContextRates()
+    rates.take({"w": weights_of(weights, "dct")}, {"w": book})
+    rate, _ = rates.rate_and_gradients(["w"], [weights], [book.levels])
+    size = len(FrequencyCoder().encode(indices.numpy(), 4))
+    assert rate.item() * indices.numel() / 8 == pytest.approx(size, rel=0.02)
+    assert len(ContextCoder().encode(indices.numpy(), 4)) > 1.1 * size
 
 
 def test_counted_by_hand():

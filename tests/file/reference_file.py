@@ -6,6 +6,7 @@ Slow, trusting and short; the tests hold it against the real one.
 from __future__ import annotations
 
 import bz2
+import hashlib
 import importlib.util
 import itertools
 import lzma
@@ -76,28 +77,109 @@ def unfold(value):
     return -(value // 2) - 1 if value % 2 else value // 2
 
 
-def read_file(data):
+def read_file(data, base=None):
     """name -> (dtype, shape, words); of quantized tensors float32 words, of aliases a name."""
+    records, update = read_records(data)
+    if update:
+        before, nothing = read_records(base)
+        assert not nothing and digest(before) == update[0]
+        changed = {r["name"]: r for r in records}
+        for record, relation in zip(records, update[1], strict=True):
+            change(record, relation, next(r for r in before if r["name"] == record["name"]))
+        records = [changed.get(r["name"], r) for r in before]
+    return {
+        r["name"]: records[r["alias"]]["name"] if "alias" in r else tensor_of(r) for r in records
+    }
+
+
+def read_records(data):
+    """Records with what the sections hold of them; and digest and relations of an update."""
     magic, version, flags, size, checksum = struct.unpack("<4sBBII", data[:14])
-    assert magic == b"HEMP" and version in (1, 2, 3) and flags in (0, 1)
+    assert magic == b"HEMP" and version in (1, 2, 3, 4) and flags in (0, 1)
     assert zlib.crc32(data[:10] + data[14 : 14 + size]) == checksum
     directory = Reader(data[14 : 14 + size])
     if flags:
         length = directory.varint()
         directory = Reader(zlib.decompress(directory.data[directory.at :], -15))
         assert len(directory.data) == length
-    records, sections, _ = read_directory(directory, version)
-    tensors, at = {}, 14 + size
+    records, sections, _, update = read_directory(directory, version)
+    at = 14 + size
     for number, length in enumerate(sections):
         section = data[at : at + length]
         assert zlib.crc32(section) == struct.unpack("<I", data[at + length : at + length + 4])[0]
-        tensors |= read_section(Reader(section), [r for r in records if r.get("in") == number])
+        relations = update[1] if update else [0] * len(records)
+        group = [(r, n) for r, n in zip(records, relations, strict=True) if r.get("in") == number]
+        read_section(Reader(section), [r for r, _ in group], [n for _, n in group])
         at += length + 4
     assert at == len(data)
-    return {
-        r["name"]: records[r["alias"]]["name"] if "alias" in r else tensors[r["name"]]
-        for r in records
-    }
+    return records, update
+
+
+def varint(value):
+    digits = [value & 127]
+    while value := value >> 7:
+        digits.append(value & 127)
+    return bytes([*(digit | 128 for digit in digits[:-1]), digits[-1]])
+
+
+def digest(records):
+    """Of what a base holds."""
+    data = b""
+    for record in records:
+        name = record["name"].encode()
+        data += varint(len(name)) + name
+        if "alias" in record:
+            data += b"\2" + varint(record["alias"])
+            continue
+        data += bytes([record["kind"], record["storage"]]) + varint(len(record["shape"]))
+        data += b"".join(map(varint, record["shape"]))
+        if record["kind"] == 0:
+            data += bytes([record["transform"]]) + varint(record["levels"])
+            data += struct.pack(f"<{record['levels']}f", *record["values"])
+            kind = "B" if record["levels"] <= 256 else "H"
+            data += struct.pack(f"<{len(record['indices'])}{kind}", *record["indices"])
+        else:
+            width = STORAGES[record["storage"]][2]
+            data += b"".join(word.to_bytes(width, "little") for word in record["words"])
+    return hashlib.sha256(data).digest()
+
+
+def change(record, relation, before):
+    """Make a record of an update what it is without its base."""
+    if relation in (1, 2):
+        levels, count = record["levels"], len(before["indices"])
+        distances = [[abs(new - old) for new in record["values"]] for old in before["values"]]
+        nearest = [row.index(min(row)) for row in distances]
+        expected = [nearest[index] for index in before["indices"]]
+        order = range(count)
+        if relation == 2:
+            order = sorted(order, key=lambda place: expected[place])  # which is stable
+        indices = [0] * count
+        for place, difference in zip(order, record["indices"], strict=True):
+            indices[place] = (difference + expected[place] - levels // 2) % levels
+        record["indices"] = indices
+    elif relation == 3:
+        bits = 8 * STORAGES[before["storage"]][2]
+        words = [
+            (old + unfold(new)) % 2**bits
+            for new, old in zip(record["words"], before["words"], strict=True)
+        ]
+        record |= {"storage": before["storage"], "words": words}
+
+
+def tensor_of(record):
+    """dtype, shape and words."""
+    dtype, shape = STORAGES[record["storage"]][0], record["shape"]
+    if record["kind"] == 1:
+        return dtype, shape, tuple(record["words"])
+    weights = [record["values"][i] for i in record["indices"]]
+    if record["transform"]:
+        weights = back_from_cosines(weights, shape[2:])
+    return (
+        dtype,
+        shape,
+        struct.unpack(f"<{len(weights)}I", struct.pack(f"<{len(weights)}f", *weights)),
+    )
 
 
 def read_metadata(data):
@@ -136,21 +218,23 @@ def read_directory(reader, version):
         record["shape"] = tuple(reader.varint() for _ in range(ndim))
         if kind == 0:
             record["transform"] = reader.byte() if transformed else 0
-            assert record["transform"] == transformed <= (version == 3)
+            assert record["transform"] == transformed <= (version >= 3)
             record["levels"], record["size"] = reader.varint(), 0
             if record["levels"] > 1:
                 record["coder"], record["size"] = reader.byte(), reader.varint()
     sizes = [reader.varint() for _ in range(section + 1)]
     metadata = {}
-    for _ in range(reader.varint() if version == 3 else 0):
+    for _ in range(reader.varint() if version >= 3 else 0):
         key, value = (reader.take(reader.varint()).decode() for _ in range(2))
         metadata[key] = value
+    update = None
+    if version == 4 and reader.byte():
+        update = reader.take(32), reader.take(len(records))
     assert reader.at == len(reader.data)
-    return records, sizes, metadata
+    return records, sizes, metadata, update
 
 
-def read_section(reader, records):
-    tensors = {}
+def read_section(reader, records, relations):
     quantized = [r for r in records if r["kind"] == 0]
     narrow = [r for r in quantized if not r["wide"]]
     if narrow:
@@ -169,19 +253,15 @@ def read_section(reader, records):
                 f"<{record['levels']}f", reader.take(4 * record["levels"])
             )
     for record in quantized:
-        payload, count = reader.take(record["size"]), math.prod(record["shape"])
-        indices = [0] * count
+        payload, shape = reader.take(record["size"]), record["shape"]
+        count = math.prod(shape)
+        shape = (count,) if relations[records.index(record)] == 2 else shape
+        record["indices"] = [0] * count
         if record["levels"] > 1:
-            indices = decode(record["coder"], payload, record["shape"], record["levels"])
-        weights = [record["values"][i] for i in indices]
-        if record["transform"]:
-            weights = back_from_cosines(weights, record["shape"][2:])
-        words = struct.pack(f"<{count}f", *weights)
-        dtype = STORAGES[record["storage"]][0]
-        tensors[record["name"]] = (dtype, record["shape"], struct.unpack(f"<{count}I", words))
+            record["indices"] = decode(record["coder"], payload, shape, record["levels"])
     plain = [r for r in records if r["kind"] == 1]
     for storage in dict.fromkeys(r["storage"] for r in plain if 0 not in r["shape"]):
-        dtype, entry, word = STORAGES[storage]
+        _, entry, word = STORAGES[storage]
         group = [r for r in plain if r["storage"] == storage]
         counts = [math.prod(r["shape"]) * entry // word for r in group]
         group, counts = zip(*[(r, c) for r, c in zip(group, counts, strict=True) if c], strict=True)
@@ -190,13 +270,12 @@ def read_section(reader, records):
         else:
             words = read_block(reader, sum(counts), word)
         for record, count in zip(group, counts, strict=True):
-            tensors[record["name"]] = (dtype, record["shape"], tuple(words[:count]))
+            record["words"] = words[:count]
             words = words[count:]
     for record in plain:
         if 0 in record["shape"]:
-            tensors[record["name"]] = (STORAGES[record["storage"]][0], record["shape"], ())
+            record["words"] = ()
     assert reader.at == len(reader.data)
-    return tensors
 
 
 def cosines(extent):
@@ -286,8 +365,8 @@ def decode(coder, payload, shape, num_levels):
         return [fixed(bits, (num_levels - 1).bit_length()) for _ in range(count)]
     if coder == 1:
         return decode_tuples(Reader(payload), shape, num_levels)
-    if coder in (2, 6):
-        return context_reference().decode(payload, shape, num_levels, fast=coder == 6)
+    if coder in (2, 6, 7):
+        return context_reference().decode(payload, shape, num_levels, coder)
     dictionary = min(max(1 << (count * width - 1).bit_length(), 2**12), 2**26)
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": dictionary}]
     data = {

@@ -41,7 +41,11 @@ def small(tmp_path):
     [
         (lambda d: b"", 0, "expected a header of 14 bytes, found a file of 0"),
         (lambda d: b"PK\3\4" + d[4:], 0, "expected a .hemp file, which begins with b'HEMP', found"),
-        (lambda d: d[:4] + b"\4" + d[5:], 4, "expected format version 1, 2 or 3, found version 4"),
+        (
+            lambda d: d[:4] + b"\5" + d[5:],
+            4,
+            "format version 1, 2, 3 or 4, found version 5",
+        ),
         (lambda d: d[:5] + b"\2" + d[6:], 5, "expected flags 0 or 1, found 2"),
         (lambda d: d[:6] + b"\xff" * 4 + d[10:], 6, "found 4294967295 bytes"),
         (lambda d: d[:10] + b"abcd" + d[14:], 10, "of header and directory before it"),

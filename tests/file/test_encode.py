@@ -7,6 +7,7 @@ from hemp_lightning.coding import CODERS, get_coder
 from hemp_lightning.coding.tuples.coder import TuplesCoder
 from hemp_lightning.file.encode import shortest_payload
 from hemp_lightning.file.options import FileOptions
+from hemp_lightning.quantization.transforms import to_coefficients
 
 RANDOM = np.random.default_rng(5)
 PAIRS = np.repeat(np.where(RANDOM.random((100, 300)) < 0.05, 3, 1), 2, axis=1)
@@ -37,6 +38,17 @@ def test_a_hopeless_coder_does_not_run(monkeypatch):
     rows = np.repeat(RANDOM.integers(0, 16, (40, 1)), 100, axis=1)
     shortest_payload(rows, 16, FileOptions())
     assert not ran
+
+
+@pytest.mark.parametrize("order", [2, 16])
+def test_kernels_of_frequencies_have_a_coder_of_their_own(order):
+    bumps = RANDOM.normal(size=(40, 20, 1, 1)) * np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
+    indices = np.clip(np.rint(2 * to_coefficients(bumps.astype(np.float32))), -8, 8).astype(int) + 8
+    options = FileOptions(order=order)
+    payload, number = shortest_payload(indices, 17, options, "dct")
+    assert number == CODERS["frequency"].number
+    assert payload == get_coder("frequency").encode(indices, 17)
+    assert len(payload) < len(shortest_payload(indices, 17, options)[0])
 
 
 def test_another_coder_is_taken_by_its_word():

@@ -163,6 +163,21 @@ CASES = {
             "float_dtype": "float16",
         },
     ),
+    "frequency": (
+        kernels,
+        {
+            "codebooks": {
+                "conv.weight": COSINES,
+                "depth.weight": COSINES,
+                "sound.weight": COSINES,
+                "volume.weight": COSINES,
+                "silent.weight": COSINES,
+                "fc.weight": LEVELS,
+            },
+            "coder": "frequency",
+            "float_dtype": "float16",
+        },
+    ),
     "metadata": (
         lambda: {"w": numbers(28, 4, 3)},
         {
@@ -173,7 +188,7 @@ CASES = {
     ),
 }
 VERSION_2 = ("steps", "norms", "fast")
-VERSION_3 = ("transform", "metadata")
+VERSION_3 = ("transform", "frequency", "metadata")
 # Others may be written differently: by other versions of the libraries for deflate, LZMA and bz2,
 # or by a context coder that has learned to choose better.
 SAME_BYTES = ("lenet", "dtypes", "tuples", "raw", "sections", "norms", "fast", *VERSION_3)

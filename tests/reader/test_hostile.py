@@ -13,7 +13,8 @@ import torch
 import hemp_lightning
 import hemp_reader
 from hemp_lightning import HempFileError
-from hemp_reader import coding, cosines
+from hemp_reader import cosines
+from hemp_reader.coding.context import decoder
 from hemp_reader.coding.tuples import ans_stream
 from tests.file.test_mutations import MAX_BYTES, SEEDS, TOUCHED, mutate, reseal
 
@@ -25,11 +26,7 @@ def plain_reader(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A function that lets the reader do without compiled loops, until it is undone."""
     monkeypatch.setattr(ans_stream, "IS_COMPILED", False)
     monkeypatch.setattr(cosines, "IS_COMPILED", False)
-    for name, class_name in (("context", "ContextDecoder"), ("fast", "FastDecoder")):
-        entry = coding.Entry(
-            coding.DECODERS[name].number, "hemp_reader.coding.context.decoder", class_name
-        )
-        monkeypatch.setitem(coding.DECODERS, name, entry)
+    monkeypatch.setattr(decoder, "IS_COMPILED", False)
     return monkeypatch
 
 

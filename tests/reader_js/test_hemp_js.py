@@ -93,7 +93,9 @@ def test_committed_files_have_the_same_bits(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:the levels are far")
-@pytest.mark.parametrize("coder", ["raw", "tuples", "context", "lzma", "bz2", "zlib", "fast"])
+@pytest.mark.parametrize(
+    "coder", ["raw", "tuples", "context", "lzma", "bz2", "zlib", "fast", "frequency"]
+)
 def test_every_coder_at_many_shapes(tmp_path, coder):
     """Levels from 2 to 700 and one to five axes, so that every branch of a coder is taken."""
     generator = torch.Generator().manual_seed(3)

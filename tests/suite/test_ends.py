@@ -140,16 +140,18 @@ def test_a_quantizer_that_gives_no_codebook_is_told_so(tmp_path: Path) -> None:
     assert said.startswith("`hemp.quantizer`: expected") and "Codebook" in said
 
 
-def test_an_error_of_ours_is_one_line_and_its_traceback_is_in_the_folder(tmp_path: Path) -> None:
+def test_an_unexpected_error_keeps_its_traceback_and_says_where_it_is(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\n\nclass Broken(torch.nn.Linear):\n"
         "    def __init__(self, num_classes):\n        super().__init__(784, num_classes)\n"
         "    def forward(self, images):\n        return images + 'a word'\n"
     )
     done = run(tmp_path / "a", *QUICK, "model._target_=mine.Broken", code=1)
-    lines = done.stderr.splitlines()
-    assert [line for line in lines if line.startswith("error: TypeError: ")]
-    assert "Traceback" not in done.stderr and "HYDRA_FULL_ERROR=1" in done.stderr
+    error, where = done.stderr.splitlines()[-2:]
+    assert error.startswith("error: TypeError: ")
+    assert where == f"The traceback is in {tmp_path / 'a' / 'error.txt'}, too."
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert "return images + 'a word'" in done.stderr
     for file in ("error.txt", "run.log"):
         assert "return images + 'a word'" in (tmp_path / "a" / file).read_text()
 

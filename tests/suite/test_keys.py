@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra.errors import HydraException
 
-from hemp_lightning.suite.check_keys import check_keys, takes
+from hemp_lightning.suite.check_keys import check_keys, locate, takes
 from hemp_lightning.suite.error_reporting import one_line
 from hemp_lightning.suite.words import prepared, typed
 from tests.suite.test_run import composed
@@ -40,6 +41,19 @@ def test_a_key_that_nothing_reads_is_refused(
         check_keys(config, [word])
     assert one_line(caught.value).startswith(key)
     assert near in one_line(caught.value)
+
+
+def test_a_leaf_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(HydraException) as caught:
+        composed(tmp_path, "model=resnte20")
+    said = one_line(caught.value)
+    assert said.startswith("`model`: expected one of ") and said.endswith("nearest is resnet20")
+
+
+def test_hydra_says_nothing_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="No module named 'nowhere'"):
+        locate("nowhere.Net")
+    assert not caplog.records
 
 
 def test_keys_of_the_trainer_need_no_sign(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 
-from hemp_lightning import load_into
+from hemp_lightning import load_into, save
 from hemp_lightning.suite.classifier import accuracy
 from hemp_lightning.suite.datasets import MNIST, ImageFolder
 from hemp_lightning.suite.models import build
@@ -83,3 +83,23 @@ def test_the_picture_of_the_weights_says_what_it_shows(
     assert [bar.get_height() for bar in right.patches] == counts
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [words.split(":")[0] for words in legend] == ["before", "after"]
+
+
+def test_the_picture_shows_the_levels_of_cosine_coefficients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(4, 8, 5, bias=False)
+    summary = save(network, tmp_path / "a.hemp", num_levels=5, transform="dct")
+    decoded = load_into(torch.nn.Conv2d(4, 8, 5, bias=False), tmp_path / "a.hemp")
+    draw_weights(network.state_dict(), decoded.state_dict(), tmp_path / "weights.png", ["weight"])
+    left, right = drawn[0].axes
+    assert "cosine coefficients" in left.get_title()
+    (tensor,) = summary.tensors
+    assert right.get_title().startswith(f"{tensor.num_levels} levels")
+    assert len(left.lines) == len(right.patches) == tensor.num_levels <= 5
+    assert sum(bar.get_height() for bar in right.patches) == network.weight.numel()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
 from hemp_lightning.suite import experiment
 from hemp_lightning.suite.error_reporting import USER_ERRORS, one_line
@@ -19,23 +19,29 @@ SHORT = [
     *("model=lenet300", "float_epochs=1", "epochs=2", "trainer.limit_train_batches=4"),
     *("callbacks=default", "~callbacks.progress_bar", "logger=csv", "dataset.shift=2"),
 ]
+OFTEN = [
+    "callbacks.checkpoint.every_n_train_steps=2",
+    "callbacks.checkpoint.save_on_train_epoch_end=false",
+]
 
 
 class _Stop(Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: int, batch: int) -> None:
+        self.epoch, self.batch = epoch, batch
 
-    def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:
-        if trainer.current_epoch == self.epoch:
+    def on_train_batch_start(
+        self, trainer: Trainer, module: LightningModule, images: object, batch: int
+    ) -> None:
+        if (trainer.current_epoch, batch) == (self.epoch, self.batch):
             raise KeyboardInterrupt
 
 
-def interrupted(folder: Path, epoch: int, *words: str) -> None:
-    """A run that Ctrl-C ends in the first batch of an epoch."""
+def interrupted(folder: Path, epoch: int, *words: str, batch: int = 0) -> None:
+    """A run that Ctrl-C ends in some batch of an epoch."""
     folder.mkdir()
     config = composed(folder, "trainer=debug", *SHORT, *words)
     parts = experiment.prepare(config, folder)
-    parts.trainer.callbacks.append(_Stop(epoch))
+    parts.trainer.callbacks.append(_Stop(epoch, batch))
     with pytest.raises(KeyboardInterrupt):
         experiment.execute(parts)
 
@@ -59,6 +65,39 @@ def test_resumed_at_the_end_of_an_epoch_it_ends_at_the_same_bytes(
     interrupted(tmp_path / "run", epoch)
     torch.manual_seed(1234)  # whatever the process has drawn before
     in_process(tmp_path / "run", *SHORT, f"resume={tmp_path / 'run'}")
+    assert (tmp_path / "run/model.hemp").read_bytes() == (whole / "model.hemp").read_bytes()
+    steps = [int(row["step"]) for row in rows(tmp_path / "run") if row["train/loss"]]
+    assert steps == [int(row["step"]) for row in rows(whole) if row["train/loss"]]
+
+
+def interrupted_within(folder: Path, epoch: int, batch: int, *words: str) -> None:
+    """A run with a checkpoint every two batches, interrupted and resumed."""
+    often = [*OFTEN, *words]
+    interrupted(folder, epoch, *often, batch=batch)
+    torch.manual_seed(1234)
+    in_process(folder, *SHORT, *often, f"resume={folder}")
+
+
+@pytest.fixture(scope="module")
+def whole_with_a_worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupts, whose random shifts are those of a worker."""
+    folder = tmp_path_factory.mktemp("worker") / "run"
+    in_process(folder, *SHORT, "dataset.workers=1")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 3), (2, 0)])
+def test_workers_go_on_where_they_were(
+    tmp_path: Path, whole_with_a_worker: Path, epoch: int, batch: int
+) -> None:
+    interrupted_within(tmp_path / "run", epoch, batch, "dataset.workers=1")
+    expected = (whole_with_a_worker / "model.hemp").read_bytes()
+    assert (tmp_path / "run/model.hemp").read_bytes() == expected
+
+
+def test_resumed_within_an_epoch_it_ends_at_the_same_bytes(tmp_path: Path, whole: Path) -> None:
+    interrupted_within(tmp_path / "run", 2, 3)
     assert (tmp_path / "run/model.hemp").read_bytes() == (whole / "model.hemp").read_bytes()
     steps = [int(row["step"]) for row in rows(tmp_path / "run") if row["train/loss"]]
     assert steps == [int(row["step"]) for row in rows(whole) if row["train/loss"]]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.data import DataLoader, TensorDataset
 
-from hemp_lightning import FileOptions, HEMPCallback
+from hemp_lightning import FileOptions, HEMPCallback, load, load_into
 
 
 class Net(LightningModule):
@@ -105,6 +106,63 @@ def test_codebooks_of_another_size_are_fitted_afresh(num_levels):
     with pytest.warns(UserWarning, match=f"`num_levels` {num_levels} from a checkpoint with 6"):
         other.load_state_dict(callback.state_dict())
     assert not other.codebooks
+
+
+def test_another_transform_than_in_the_checkpoint_is_fitted_afresh(tmp_path):
+    def convolutions():
+        net = fresh()
+        kernels = nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 8, 3), nn.Flatten())
+        net.body = nn.Sequential(kernels, nn.ReLU(), nn.Linear(32, 4))
+        return net
+
+    first, second = HEMPCallback(transform="dct"), HEMPCallback(transform="none")
+    fits = trainer(first, epochs=1)
+    fits.fit(convolutions(), data())
+    fits.save_checkpoint(tmp_path / "a.ckpt")
+    assert first.codebooks["body.0.1.weight"].transform == "dct"
+    trainer(second, epochs=2).fit(convolutions(), data(), ckpt_path=tmp_path / "a.ckpt")
+    assert {book.transform for book in second.codebooks.values()} == {"none"}
+
+
+class AtTheEnd(Callback):
+    """Does something to the network when training has ended, after the file was written."""
+
+    def __init__(self, action) -> None:
+        self.action = action
+
+    def on_train_end(self, trainer, pl_module):
+        self.action(pl_module)
+
+
+def halve(net):
+    for parameter in net.parameters():
+        parameter.data.mul_(0.5)
+
+
+def make_pruning_permanent(net):
+    prune.remove(net.body[0], "weight")
+
+
+@pytest.mark.parametrize("action", [halve, make_pruning_permanent])
+def test_weights_set_anew_at_the_end_are_those_of_the_file(tmp_path, action):
+    net, path = fresh(), tmp_path / "net.hemp"
+    if action is make_pruning_permanent:
+        prune.l1_unstructured(net.body[0], "weight", 0.5)
+    callback = HEMPCallback(num_levels=64, transform="none", path=path)
+    with pytest.warns(UserWarning, match="Weights were set anew"):
+        trainer(callback, AtTheEnd(action), epochs=1).fit(net, data())
+    found, state = load(path), net.state_dict()
+    assert found.keys() == state.keys()
+    for name, tensor in state.items():
+        assert (found[name] - tensor).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("action", [lambda net: None, lambda net: load_into(net, net.file)])
+def test_a_file_that_still_holds_the_network_is_left(tmp_path, action, recwarn):
+    net = fresh()
+    net.file = tmp_path / "net.hemp"
+    trainer(HEMPCallback(path=net.file), AtTheEnd(action), epochs=1).fit(net, data())
+    assert not [w for w in recwarn if "set anew" in str(w.message)]
 
 
 def test_a_target_needs_an_end_that_is_known():

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from hemp_lightning.training.quantized_forward import QuantizedForward, StraightThrough, carried
+from hemp_lightning.training.quantized_forward import CHECKED, QuantizedForward, StraightThrough
+from hemp_lightning.training.written_weights import carried
 
 
 def quantized(module, names=None):
@@ -114,6 +115,24 @@ def test_writes_through_data_and_new_parameters_stay():
     layer(torch.ones(1, 2))
     assert layer.weight.tolist() == [[7.0, 7.0], [7.0, 7.0]]
     assert layer.bias.tolist() == [5.0, 5.0]
+
+
+def test_a_write_through_data_is_seen_whenever_it_comes():
+    class Late(nn.Linear):
+        count = 0
+
+        def forward(self, inputs):
+            self.count += 1
+            if self.count == 2 * CHECKED + 1:
+                self.weight.data[0, 0] = 7.0
+            return super().forward(inputs)
+
+    layer = Late(2, 2)
+    quantized(layer)
+    for _ in range(2 * CHECKED + 1):
+        assert layer.weight.max() < 7
+        layer(torch.ones(1, 2))
+    assert layer.weight[0, 0] == 7
 
 
 def test_a_change_smaller_than_the_quantization_keeps_the_real_weights_apart():

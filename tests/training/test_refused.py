@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 import hemp_lightning
 from hemp_lightning import FileOptions, HEMPCallback
+from hemp_lightning.quantization.selection import select_tensors
 from tests.training.stranger import Stranger, fit, stranger
 
 
@@ -34,6 +36,22 @@ from tests.training.stranger import Stranger, fit, stranger
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
+        HEMPCallback(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": 2.5}, "`order` must be an integer; found 2.5"),
+        ({"order": True}, "`order` must be an integer; found True"),
+        ({"lambda_entropy": "0.1"}, "`lambda_entropy` must be a number; found '0.1'"),
+        ({"insensitivity": "no"}, "`insensitivity` must be True or False; found 'no'"),
+        ({"file": {"coder": "fast"}}, "`file` must be `FileOptions`; found"),
+        ({"target_bytes": "2kB"}, "`target_bytes` must be a number or None; found '2kB'"),
+    ],
+)
+def test_arguments_of_another_kind(options, message):
+    with pytest.raises(TypeError, match=message):
         HEMPCallback(**options)
 
 
@@ -87,6 +105,33 @@ class Outside(Stranger):
         return super().training_step(batch, batch_idx) + seen.square().sum()
 
 
+class TiedByHand(Stranger):
+    """A table that is looked up by a module, and then used past it."""
+
+    def training_step(self, batch, batch_idx):
+        logits = F.linear(self.net(batch[0]), self.embedding.weight)
+        rows = self.embedding(batch[1])
+        return F.cross_entropy(logits, batch[1]) + rows.square().sum()
+
+
+class Penalties(Stranger):
+    """Terms of the weights alone, which real weights are right for."""
+
+    def training_step(self, batch, batch_idx):
+        rows = self.net[4].weight
+        apart = (rows @ rows.T - torch.eye(10)).square().sum()
+        decay = sum(parameter.square().sum() for parameter in self.net.parameters())
+        return super().training_step(batch, batch_idx) + 1e-3 * (apart + decay)
+
+
+class Copied(Stranger):
+    """The optimizer steps copies of the parameters."""
+
+    def configure_optimizers(self):
+        self.copies = [p.detach().clone().requires_grad_() for p in self.parameters()]
+        return torch.optim.SGD(self.copies, lr=0.1)
+
+
 def heard(module, callback, **options):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -98,6 +143,24 @@ def test_a_weight_that_is_used_outside_of_forward_is_named_once():
     words = [w for w in heard(Outside(), HEMPCallback()) if "outside of any" in w]
     assert len(words) == 1
     assert "table.weight" in words[0] and "net." not in words[0]
+
+
+def test_a_weight_that_is_used_in_forward_and_past_it_is_named():
+    words = [w for w in heard(TiedByHand(), HEMPCallback()) if "outside of any" in w]
+    assert len(words) == 1
+    assert "embedding.weight" in words[0] and "net." not in words[0]
+
+
+def test_penalties_are_no_use():
+    assert not [w for w in heard(Penalties(), HEMPCallback()) if "outside of any" in w]
+
+
+def test_an_epoch_without_a_step_of_the_weights_is_told():
+    def told(module):
+        return [w for w in heard(module, HEMPCallback()) if "`lambda_entropy` has no effect" in w]
+
+    assert len(told(Copied())) == 1
+    assert not told(Stranger())
 
 
 @pytest.mark.parametrize("options", [{"forward": "continuous"}, {"tensors": ["net.0.weight"]}])
@@ -121,9 +184,59 @@ def test_large_tensors_left_in_float_are_named_before_training(tmp_path):
     assert len([w for w in said if "stay in float" in str(w.message)]) == 1
 
 
-def test_a_folder_is_refused_before_training(tmp_path):
-    with pytest.raises(IsADirectoryError, match="`path` must be a file; found the folder"):
-        fit(stranger(), HEMPCallback(path=tmp_path))
+def place(folder, kind):
+    """A path in `folder` that no file can have."""
+    path = folder / "a"
+    if kind == "pipe":
+        os.mkfifo(path)
+    if kind == "in a file":
+        path.write_bytes(b"")
+    return folder if kind == "folder" else path / "b" / "c" if kind == "in a file" else path
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("folder", IsADirectoryError, "`path` must be a file; found the folder"),
+        ("pipe", FileExistsError, "`path` must be a regular file or a new one; found"),
+        ("in a file", NotADirectoryError, "`path` must lie in a folder; found .*a is none"),
+    ],
+)
+def test_where_no_file_can_be_is_refused_before_training(tmp_path, kind, error, message):
+    module = stranger()
+    with pytest.raises(error, match=message):
+        fit(module, HEMPCallback(path=place(tmp_path, kind)))
+    assert not module.seen
+
+
+def test_a_size_below_that_of_zeros_is_refused_before_training(tmp_path):
+    module, path = stranger(), tmp_path / "net.hemp"
+    with pytest.raises(
+        ValueError, match=r"bytes that the file takes with all weights at 0"
+    ) as said:
+        fit(module, HEMPCallback(path=path, target_bytes=100))
+    assert not module.seen
+    for name in select_tensors(module):
+        module.get_parameter(name).data.zero_()
+    assert f"least the {hemp_lightning.save(module, path, num_levels=2).file_bytes:,} b" in str(
+        said.value
+    )
+
+
+def test_lazy_layers_are_refused_before_training():
+    class Lazy(Stranger):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+    module = Lazy()
+    module.net[4] = nn.LazyLinear(10)
+    with pytest.raises(ValueError, match=r"found net.4.weight, net.4.bias of lazy modules"):
+        fit(module, HEMPCallback())
+
+
+def test_two_callbacks_for_one_tensor_are_refused():
+    with pytest.raises(ValueError, match=r"found net.0.weight in both"):
+        fit(stranger(), HEMPCallback(), HEMPCallback(tensors=["net.0.weight"]))
 
 
 def test_floats_are_safe_unless_steps_are_asked_for():

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from hemp_lightning.coding.context.counter_loop import code_fast
-from hemp_lightning.coding.context.mixing_loop import code_indices
 from hemp_lightning.coding.context.payload import encode_with
+from hemp_reader.coding.context.counter_loop import code_fast
+from hemp_reader.coding.context.mixing_loop import code_indices
 from hemp_reader.coding.context.options import MAX_SCALE, MAX_UNARY, Options
 from hemp_reader.coding.indices import tally
 from hemp_reader.scan_order import SCANS, scan_axes
@@ -24,13 +24,15 @@ def choose(
     num_levels: int,
     code: Callable[..., bool] = code_indices,
     has_flags: bool = True,
+    has_frequencies: bool = False,
 ) -> Options:
     """Options by the statistics of the indices; the scan by coding a part in each."""
     counts = tally(indices, num_levels)
     centre = int(counts.argmax())
     if counts[num_levels // 2] == counts[centre]:
         centre = num_levels // 2
-    options = Options(half=_has_no_centre(counts), centre=centre)
+    half = _has_no_centre(counts)
+    options = Options(half=half, centre=centre, frequencies=has_frequencies)
     below, above = options.sides(num_levels)
     positions = np.arange(num_levels)
     mean = float((counts * np.abs(positions - centre)).sum()) / indices.size

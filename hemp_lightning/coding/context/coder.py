@@ -10,35 +10,23 @@ the loop and FORMAT.md for the bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
 
 import numpy as np
 
 from hemp_lightning.coding.coder import check_indices
 from hemp_lightning.coding.context.choice import choose
-from hemp_lightning.coding.context.mixing_loop import code_indices
-from hemp_lightning.coding.context.payload import (
-    NO_BYTES,
-    NO_FLOATS,
-    code_plain,
-    dims_of,
-    encode_with,
-    indices_of,
-    model_of,
-    no_values,
-    values_of,
-)
-from hemp_reader.bitstream import Bytes
+from hemp_lightning.coding.context.payload import NO_BYTES, encode_with, values_of
 from hemp_reader.coding.context import range_coder as coding
-from hemp_reader.coding.context.options import Options, code_options
-from hemp_reader.coding.indices import index_dtype, is_trivial, trivial_indices
-from hemp_reader.errors import HempFileError
+from hemp_reader.coding.context.decoder import ContextDecoder
+from hemp_reader.coding.context.mixing_loop import code_indices
+from hemp_reader.coding.context.options import Options
+from hemp_reader.coding.context.payload import dims_of, indices_of, model_of
+from hemp_reader.coding.indices import is_trivial
 from hemp_reader.scan_order import scan_axes
 
 
-class ContextCoder:
+class ContextCoder(ContextDecoder):
     """Adaptive context mixing, the smallest files; the same bytes on every machine.
 
     Example:
@@ -49,52 +37,17 @@ class ContextCoder:
         (9, True)
     """
 
-    name: ClassVar[str] = "context"
-    _code: ClassVar[Callable[..., bool]] = staticmethod(code_indices)
-    _has_flags: ClassVar[bool] = True
-
     def encode(self, indices: np.ndarray, num_levels: int) -> bytes:
         """Code `indices`. See `Coder.encode`."""
         indices = check_indices(indices, num_levels)
         if is_trivial(indices.shape, num_levels):
             return b""
-        options = choose(indices, num_levels, self._code, self._has_flags)
+        options = self._choose(indices, num_levels, self._has_flags)
         data = encode_with(indices, num_levels, options, self._code)
         if len(data) * 8 > 0.99 * indices.size * math.log2(num_levels):
             plain = encode_with(indices, num_levels, Options(plain=True), self._code)
             data = min(data, plain, key=len)
         return data
-
-    def decode(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
-        """Indices of that shape. See `Coder.decode`."""
-        if is_trivial(shape, num_levels):
-            return trivial_indices(data, shape, num_levels)
-        # the loops take what they could write to
-        buffer = np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), np.uint8)
-        state = coding.start_decoder(buffer)
-        steps = coding.Steps(coding.DECODE, state, buffer)
-        options = code_options(steps, num_levels, len(shape))
-        if options.flags and not self._has_flags:
-            raise HempFileError(None, 0, "no flags of silent rows", "flags")
-        dtype = index_dtype(num_levels)
-        if options.plain:
-            indices = np.zeros(shape, dtype)
-            code_plain(coding.DECODE, state, buffer, indices.reshape(-1), num_levels)
-        else:
-            axes = scan_axes(options.scan, len(shape))
-            turned = tuple(shape[axis] for axis in axes)
-            dims, model = dims_of(turned), model_of(options, num_levels)
-            values = no_values(dims, model)
-            self._code(coding.DECODE, state, buffer, values, NO_FLOATS, NO_FLOATS, dims, model)
-            found = indices_of(values, dims, model).astype(dtype, copy=False)
-            indices = found.reshape(turned).transpose(np.argsort(axes))  # not copied: it is large
-        if len(data) > int(state[2]):
-            raise HempFileError(
-                None, int(state[2]), "the end of the payload", f"{len(data) - int(state[2])} bytes"
-            )
-        if data and data[-1] == 0:
-            raise HempFileError(None, len(data) - 1, "a last byte that is not 0", "0")
-        return indices
 
     def rate(self, indices: np.ndarray, num_levels: int) -> np.ndarray:
         """Code length of each index under the model, as `encode` would spend it.
@@ -114,7 +67,7 @@ class ContextCoder:
         indices = check_indices(indices, num_levels)
         if is_trivial(indices.shape, num_levels):
             return np.zeros(indices.shape)
-        options = choose(indices, num_levels, self._code, self._has_flags)
+        options = self._choose(indices, num_levels, self._has_flags)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
         dims, model = dims_of(turned.shape), model_of(options, num_levels)
@@ -152,8 +105,7 @@ class ContextCoder:
             raise ValueError(f"`num_levels` must be at most 256 for lengths; found {num_levels}")
         if is_trivial(indices.shape, num_levels):
             return np.zeros((*indices.shape, num_levels), np.float32)
-        options = choose(indices, num_levels, code_indices, False)
-        options = replace(options, binary=False)
+        options = replace(self._choose(indices, num_levels, False), binary=False)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
         dims, model = dims_of(turned.shape), model_of(options, num_levels)
@@ -198,7 +150,7 @@ class ContextCoder:
             raise ValueError(f"`levels` must be at most 256; found {num_levels}")
         if is_trivial(indices.shape, num_levels):
             return indices
-        options = replace(choose(indices, num_levels, code_indices, False), binary=False)
+        options = replace(self._choose(indices, num_levels, False), binary=False)
         axes = scan_axes(options.scan, indices.ndim)
         turned = indices.transpose(axes)
         dims, model = dims_of(turned.shape), model_of(options, num_levels)
@@ -212,9 +164,8 @@ class ContextCoder:
         found = indices_of(values, dims, model).astype(indices.dtype, copy=False)
         return found.reshape(turned.shape).transpose(np.argsort(axes))
 
-    def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
-        """None: the model is learned while coding."""
-        return 0
+    def _choose(self, indices: np.ndarray, num_levels: int, has_flags: bool) -> Options:
+        return choose(indices, num_levels, self._code, has_flags, self._has_frequencies)
 
 
 def _log2_table() -> np.ndarray:

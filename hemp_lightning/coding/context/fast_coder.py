@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from hemp_lightning.coding.context.coder import ContextCoder
-from hemp_lightning.coding.context.counter_loop import code_fast
+from hemp_reader.coding.context.decoder import FastDecoder
 
 
-class FastCoder(ContextCoder):
+class FastCoder(ContextCoder, FastDecoder):
     """Adaptive contexts without mixing: larger files than `ContextCoder` by a few percent, sooner.
 
     Example:
@@ -19,7 +17,3 @@ class FastCoder(ContextCoder):
         >>> len(data), bool((FastCoder().decode(data, (64, 64), 3) == indices).all())
         (13, True)
     """
-
-    name: ClassVar[str] = "fast"
-    _code = staticmethod(code_fast)
-    _has_flags = False

@@ -53,6 +53,7 @@ DECODERS = {
     "bz2": Entry(4, "hemp_reader.coding.compressors", "Bz2Decoder"),
     "zlib": Entry(5, "hemp_reader.coding.compressors", "ZlibDecoder"),
     "fast": Entry(6, "hemp_reader.coding.context.decoder", "FastDecoder"),
+    "frequency": Entry(7, "hemp_reader.coding.context.decoder", "FrequencyDecoder"),
 }
 """Decoders by name, each with the number that stands for it in a file and never changes."""
 

@@ -51,6 +51,7 @@ in the order of what was expected; differences of its words."""
 DIGEST_BYTES = 32
 
 _LAST_CODER = 5  # of version 1
+_CODER_OF_3 = 7  # the only one that version 3 adds
 _HAS_STORAGE, _OPENS_SECTION, _WIDE_LEVELS = 1 << 5, 1 << 6, 1 << 7
 
 
@@ -87,7 +88,7 @@ class Record:
     @property
     def version(self) -> int:
         """The first version of the format that has such a record."""
-        if self.transform != TRANSFORMS[0]:
+        if self.transform != TRANSFORMS[0] or self.coder == _CODER_OF_3:
             return 3
         new = self.kind != ALIAS and (self.storage == STEPS or self.coder > _LAST_CODER)
         return 2 if new else 1

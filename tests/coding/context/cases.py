@@ -10,8 +10,9 @@ import numpy as np
 
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
+from hemp_lightning.coding.context.frequency_coder import FrequencyCoder
 
-CODERS = {"context": ContextCoder, "fast": FastCoder}
+CODERS = {"context": ContextCoder, "fast": FastCoder, "frequency": FrequencyCoder}
 GOLDEN = Path(__file__).parents[2] / "data" / "context_golden.json"
 
 

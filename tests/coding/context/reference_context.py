@@ -23,6 +23,11 @@ START = (
     (0, 0, 0, 32000, 13000, 25000, 6000, 0),
     (3000, 13000, 10000, 14000, 5000, 10000, 9000, 7000),
 )
+FREQUENCY_START = (
+    (-17000, 17000, 10000, -1000, 4000, 11000, 32000, 20000),
+    (-3000, -2000, -4000, 26000, 6000, 28000, 7000, 2000),
+    (-3000, 8000, 16000, 9000, 3000, 15000, 10000, 6000),
+)
 
 
 class Bits:
@@ -66,7 +71,8 @@ class Counter:
 class Mixer:
     """Counters by context, weights and correction by node; decodes one decision."""
 
-    def __init__(self, bits: Bits) -> None:
+    def __init__(self, bits: Bits, start: tuple = START) -> None:
+        self.start = start
         self.bits, self.counters, self.low, self.silence = bits, {}, {}, {}
         self.weights, self.uses, self.corrections = {}, {}, {}
 
@@ -91,7 +97,7 @@ class Mixer:
                 self.counters[key] = Counter(parent, count)
             found.append(self.counters[key])
         inputs = [STRETCH[c.chance >> 6] for c in found]
-        weights = self.weights.setdefault(node, list(START[min(node, 2)]))
+        weights = self.weights.setdefault(node, list(self.start[min(node, 2)]))
         dot = sum(weight * value for weight, value in zip(weights, inputs, strict=True)) >> 16
         mix = min(max(dot, -3071), 3071)
         squashed = SQUASH[mix]
@@ -113,8 +119,8 @@ class Mixer:
         return bit
 
 
-def decode(data: bytes, shape: tuple[int, ...], num_levels: int, fast: bool = False) -> list[int]:
-    """The indices in row-major order; `fast`: of the fast coder."""
+def decode(data: bytes, shape: tuple[int, ...], num_levels: int, coder: int = 2) -> list[int]:
+    """The indices in row-major order; coders are 2 context, 6 fast and 7 frequency."""
     bits = Bits(data)
     count = math.prod(shape)
     if bits.decide(8192):
@@ -140,7 +146,7 @@ def decode(data: bytes, shape: tuple[int, ...], num_levels: int, fast: bool = Fa
     turned = [shape[a] for a in axes]
     rows, mid = (turned[0], turned[1]) if len(turned) > 1 else (1, count)
     inner, last = (math.prod(turned[2:]), turned[-1]) if len(turned) > 2 else (1, 1)
-    read = _fast_differences if fast else _differences
+    read = {2: _differences, 6: _fast_differences, 7: _frequency_differences}[coder]
     values = read(bits, rows, mid * inner, inner, last, below, above, half, binary, flags, shift)
     result = {}
     for place, value in zip(product(*map(range, turned)), values, strict=True):
@@ -151,8 +157,14 @@ def decode(data: bytes, shape: tuple[int, ...], num_levels: int, fast: bool = Fa
     return [result[place] for place in product(*map(range, shape))]
 
 
-def _differences(bits, rows, row, inner, last, below, above, half, binary, flags, shift):
-    mixer, past = Mixer(bits), []
+def _frequency_differences(bits, *options):
+    return _differences(bits, *options, frequencies=options[2] > 1)
+
+
+def _differences(
+    bits, rows, row, inner, last, below, above, half, binary, flags, shift, frequencies=False
+):
+    mixer, past = Mixer(bits, FREQUENCY_START if frequencies else START), []
     digits = (max(below, above) - 1).bit_length()
     scale = 1 << shift
 
@@ -198,6 +210,13 @@ def _differences(bits, rows, row, inner, last, below, above, half, binary, flags
             column if rows >= 8 else 0,
             row_number if row >= 8 else 0,
         ]
+        if frequencies:
+            along, across = position // last, position % last
+            across2 = class_of(back(2) if across >= 2 else 0)
+            along2 = class_of(back(2 * last) if along >= 2 else 0)
+            contexts[3] = across2, along2, class_of(back(position))
+            contexts[5] = min(position, 63), across2, along2
+            contexts[7] = contexts[7], min(along + across, 3)
         past.append(_difference(mixer, contexts, below, above, half, binary, digits))
     return past
 

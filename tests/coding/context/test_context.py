@@ -15,11 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemp_lightning.coding.context import counter_loop, mixing_loop, payload
+from hemp_lightning.coding import CODERS as NUMBERS
+from hemp_lightning.coding.context import payload
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.fast_coder import FastCoder
+from hemp_lightning.coding.context.frequency_coder import FrequencyCoder
 from hemp_lightning.coding.context.payload import encode_with
-from hemp_reader.coding.context import range_coder
+from hemp_lightning.quantization.transforms import to_coefficients
+from hemp_reader.coding.context import counter_loop, mixing_loop, range_coder
 from hemp_reader.coding.context.model_tables import SQUASH, STRETCH
 from hemp_reader.coding.context.options import Options
 from hemp_reader.errors import HempFileError
@@ -36,9 +39,10 @@ SHAPES = [(), (0,), (3, 0, 2), (1,), (1, 1), (2, 3, 1, 2, 2), (50, 1), (1, 50)]
 
 
 def decode_reference(
-    data: bytes, indices: np.ndarray, num_levels: int, fast: bool = False
+    data: bytes, indices: np.ndarray, num_levels: int, coder: str = "context"
 ) -> np.ndarray:
-    flat = reference_context.decode(data, indices.shape, num_levels, fast)
+    number = NUMBERS[coder].number
+    flat = reference_context.decode(data, indices.shape, num_levels, number)
     return np.array(flat).reshape(indices.shape)
 
 
@@ -50,7 +54,7 @@ def test_identity_and_reference_decoder_agree(name: str, coder: str) -> None:
     decoded = CODERS[coder]().decode(data, indices.shape, num_levels)
     assert decoded.dtype == (np.uint8 if num_levels <= 256 else np.uint16)
     np.testing.assert_array_equal(decoded, indices)
-    reference = decode_reference(data, indices, num_levels, coder == "fast")
+    reference = decode_reference(data, indices, num_levels, coder)
     np.testing.assert_array_equal(reference, indices)
 
 
@@ -71,15 +75,42 @@ def test_golden_bytes(name: str, coder: str, loops: str, request: pytest.Fixture
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("scale", [0, 2])
+@pytest.mark.parametrize("coder", ["context", "frequency"])
 def test_every_option_decodes_by_the_reference(
-    scan: str, half: bool, binary: bool, scale: int
+    scan: str, half: bool, binary: bool, scale: int, coder: str
 ) -> None:
     indices, num_levels = noise(10, (9, 3, 2, 3), 15, 0.3), 15
     options = Options(scan=scan, half=half, centre=7, binary=binary, scale=scale)
-    options = replace(options, flags=not half and binary)
+    options = replace(options, flags=not half and binary, frequencies=coder == "frequency")
     data = encode_with(indices.astype(np.uint8), num_levels, options)
-    np.testing.assert_array_equal(ContextCoder().decode(data, indices.shape, num_levels), indices)
-    np.testing.assert_array_equal(decode_reference(data, indices, num_levels), indices)
+    decoded = CODERS[coder]().decode(data, indices.shape, num_levels)
+    np.testing.assert_array_equal(decoded, indices)
+    np.testing.assert_array_equal(decode_reference(data, indices, num_levels, coder), indices)
+
+
+@pytest.mark.parametrize("kernel", [(5,), (1, 4), (4, 1), (3, 5), (2, 3, 2)])
+def test_frequencies_of_kernels_of_every_form_decode_by_the_reference(
+    kernel: tuple[int, ...],
+) -> None:
+    indices = noise(14, (9, 3, *kernel), 9, 0.4)
+    data = FrequencyCoder().encode(indices, 9)
+    np.testing.assert_array_equal(decode_reference(data, indices, 9, "frequency"), indices)
+
+
+def test_frequencies_of_like_signs_are_foreseen() -> None:
+    """A bump in the middle of a kernel has frequencies 0 and 2 of opposite signs."""
+    rng = np.random.default_rng(3)
+    bumps = rng.normal(size=(40, 20, 1, 1)) * np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
+    found = to_coefficients((bumps + 0.2 * rng.normal(size=(40, 20, 3, 3))).astype(np.float32))
+    indices = np.clip(np.rint(2 * found), -8, 8).astype(int) + 8
+    size = len(ContextCoder().encode(indices, 17))
+    assert len(FrequencyCoder().encode(indices, 17)) < 0.95 * size
+
+
+def test_without_a_kernel_frequencies_change_nothing() -> None:
+    indices, num_levels = CASES["linear"]
+    data = ContextCoder().encode(indices, num_levels)
+    assert FrequencyCoder().encode(indices, num_levels) == data
 
 
 def test_pieces_of_equally_likely_indices_change_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +132,7 @@ def test_first_and_last_levels_at_the_ends_of_dtypes(num_levels: int, half: bool
     for coder in (ContextCoder(), FastCoder()):
         data = encode_with(indices, num_levels, options, coder._code)
         np.testing.assert_array_equal(coder.decode(data, (4, 5), num_levels), indices)
-        reference = decode_reference(data, indices, num_levels, coder.name == "fast")
+        reference = decode_reference(data, indices, num_levels, coder.name)
         np.testing.assert_array_equal(reference, indices)
 
 
@@ -110,7 +141,7 @@ def test_narrow_shapes_decode_by_the_reference(shape: tuple[int, ...]) -> None:
     indices = noise(12, shape, 9, 0.4)
     for name, coder in CODERS.items():
         data = coder().encode(indices, 9)
-        reference = decode_reference(data, indices, 9, name == "fast")
+        reference = decode_reference(data, indices, 9, name)
         np.testing.assert_array_equal(reference, indices)
 
 
@@ -234,8 +265,9 @@ def test_warm_up_compiles_everything() -> None:
     """In a process of its own, where nothing else has compiled the loops before."""
     script = """
 import numpy as np
-from hemp_lightning.coding.context import counter_loop
-from hemp_lightning.coding.context import mixing_loop
+from hemp_lightning.coding import CODERS as NUMBERS
+from hemp_reader.coding.context import counter_loop
+from hemp_reader.coding.context import mixing_loop
 from hemp_lightning.coding.context.coder import ContextCoder
 from hemp_lightning.coding.context.warm_up import warm_up
 from hemp_lightning.coding.context.fast_coder import FastCoder

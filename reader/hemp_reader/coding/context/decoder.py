@@ -9,10 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from hemp_reader.bitstream import Bytes
-from hemp_reader.coding.context import plain
-from hemp_reader.coding.context.options import Options, code_options
+from hemp_reader.coding.context import payload, plain
+from hemp_reader.coding.context import range_coder as coding
+from hemp_reader.coding.context.counter_loop import code_fast
+from hemp_reader.coding.context.mixing_loop import code_indices
+from hemp_reader.coding.context.options import Decisions, Options, code_options
 from hemp_reader.coding.indices import index_dtype, is_trivial, trivial_indices
 from hemp_reader.errors import HempFileError
+from hemp_reader.numba_tools import IS_COMPILED
 from hemp_reader.scan_order import scan_axes
 
 _PIECE = 2**18  # indices
@@ -28,39 +32,72 @@ class ContextDecoder:
     """
 
     name: ClassVar[str] = "context"
+    _code: ClassVar[Callable[..., bool]] = staticmethod(code_indices)
     _plain: ClassVar[Callable[..., np.ndarray]] = staticmethod(plain.decode_mixed)
     _has_flags: ClassVar[bool] = True
+    _has_frequencies: ClassVar[bool] = False
 
     def decode(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> np.ndarray:
         """Indices of that shape. See `Decoder.decode`."""
         if is_trivial(shape, num_levels):
             return trivial_indices(data, shape, num_levels)
-        bits = plain.RangeDecoder(data)
-        options = code_options(bits, num_levels, len(shape))
-        self.check(options)
-        dtype = index_dtype(num_levels)
-        if options.plain:
-            size = math.prod(shape)
-            indices = np.fromiter((bits.uniform(num_levels) for _ in range(size)), dtype, size)
-            indices = indices.reshape(shape)
-        else:
-            axes = scan_axes(options.scan, len(shape))
-            turned = tuple(shape[axis] for axis in axes)
-            dims, model = dims_of(turned), model_of(options, num_levels)
-            differences = self._plain(bits, dims, model)
-            indices = _indices_of(differences, options, num_levels)
-            indices = indices.reshape(turned).transpose(np.argsort(axes))
-        check_end(data, bits.position)
+        decode = self._decode_compiled if IS_COMPILED else self._decode_plainly
+        indices, position = decode(data, shape, num_levels)
+        if len(data) > position:
+            raise HempFileError(
+                None, position, "the end of the payload", f"{len(data) - position} bytes"
+            )
+        if data and data[-1] == 0:
+            raise HempFileError(None, len(data) - 1, "a last byte that is not 0", "0")
         return indices
 
-    def check(self, options: Options) -> None:
-        """Refuse options that the coder has not.
-
-        Raises:
-            HempFileError: If there are such.
-        """
+    def _options(self, decisions: Decisions, num_levels: int, ndim: int) -> Options:
+        options = Options(frequencies=self._has_frequencies)
+        options = code_options(decisions, num_levels, ndim, options)
         if options.flags and not self._has_flags:
             raise HempFileError(None, 0, "no flags of silent rows", "flags")
+        return options
+
+    def _decode_compiled(
+        self, data: Bytes, shape: tuple[int, ...], num_levels: int
+    ) -> tuple[np.ndarray, int]:
+        """Indices, and how many bytes were read for them."""
+        # the loops take what they could write to
+        buffer = np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), np.uint8)
+        state = coding.start_decoder(buffer)
+        steps = coding.Steps(coding.DECODE, state, buffer)
+        options = self._options(steps, num_levels, len(shape))
+        dtype = index_dtype(num_levels)
+        if options.plain:
+            indices = np.zeros(shape, dtype)
+            payload.code_plain(coding.DECODE, state, buffer, indices.reshape(-1), num_levels)
+            return indices, int(state[2])
+        axes = scan_axes(options.scan, len(shape))
+        turned = tuple(shape[axis] for axis in axes)
+        dims, model = payload.dims_of(turned), payload.model_of(options, num_levels)
+        values = payload.no_values(dims, model)
+        none = payload.NO_FLOATS
+        self._code(coding.DECODE, state, buffer, values, none, none, dims, model)
+        found = payload.indices_of(values, dims, model).astype(dtype, copy=False)
+        # not copied: it is large
+        return found.reshape(turned).transpose(np.argsort(axes)), int(state[2])
+
+    def _decode_plainly(
+        self, data: Bytes, shape: tuple[int, ...], num_levels: int
+    ) -> tuple[np.ndarray, int]:
+        """As `_decode_compiled`, without a compiler."""
+        bits = plain.RangeDecoder(data)
+        options = self._options(bits, num_levels, len(shape))
+        if options.plain:
+            size = math.prod(shape)
+            drawn = (bits.uniform(num_levels) for _ in range(size))
+            return np.fromiter(drawn, index_dtype(num_levels), size).reshape(shape), bits.position
+        axes = scan_axes(options.scan, len(shape))
+        turned = tuple(shape[axis] for axis in axes)
+        dims, model = payload.dims_of(turned), payload.model_of(options, num_levels)
+        differences = self._plain(bits, tuple(dims.tolist()), tuple(model.tolist()))
+        indices = _indices_of(differences, options, num_levels)
+        return indices.reshape(turned).transpose(np.argsort(axes)), bits.position
 
     def table_bytes(self, data: Bytes, shape: tuple[int, ...], num_levels: int) -> int:
         """None: the model is learned while coding."""
@@ -71,40 +108,16 @@ class FastDecoder(ContextDecoder):
     """Decodes adaptive contexts without mixing."""
 
     name: ClassVar[str] = "fast"
+    _code = staticmethod(code_fast)
     _plain = staticmethod(plain.decode_fast)
     _has_flags = False
 
 
-def check_end(data: Bytes, position: int) -> None:
-    """Refuse a payload that goes on where it was read to its end, or ends in a byte 0.
+class FrequencyDecoder(ContextDecoder):
+    """Decodes adaptive context mixing of kernels whose places are frequencies."""
 
-    Raises:
-        HempFileError: If it does.
-    """
-    if len(data) > position:
-        raise HempFileError(
-            None, position, "the end of the payload", f"{len(data) - position} bytes"
-        )
-    if data and data[-1] == 0:
-        raise HempFileError(None, len(data) - 1, "a last byte that is not 0", "0")
-
-
-def dims_of(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The tensor in scan order as rows, middle, inner, and the length of its last axis.
-
-    Example:
-        >>> dims_of((8, 4, 3, 3)), dims_of((5,))
-        ((8, 4, 9, 3), (1, 5, 1, 1))
-    """
-    if len(shape) < 2:
-        return 1, math.prod(shape), 1, 1
-    return shape[0], shape[1], math.prod(shape[2:]), shape[-1] if len(shape) > 2 else 1
-
-
-def model_of(options: Options, num_levels: int) -> tuple[int, ...]:
-    """What the loops take of the options; see `mixing_loop.code_indices`."""
-    below, above = options.sides(num_levels)
-    return below, above, int(options.half), int(options.binary), int(options.flags), options.scale
+    name: ClassVar[str] = "frequency"
+    _has_frequencies = True
 
 
 def _indices_of(differences: np.ndarray, options: Options, num_levels: int) -> np.ndarray:

@@ -52,6 +52,15 @@ WEIGHT_START = np.array(
     ],
     np.int64,
 )
+# The same where places of a kernel are frequencies.
+FREQUENCY_WEIGHT_START = np.array(
+    [
+        [-17000, 17000, 10000, -1000, 4000, 11000, 32000, 20000],
+        [-3000, -2000, -4000, 26000, 6000, 28000, 7000, 2000],
+        [-3000, 8000, 16000, 9000, 3000, 15000, 10000, 6000],
+    ],
+    np.int64,
+)
 # How fast a mixer learns after n decisions.
 PACE = np.array([5 + 500 // (n + 50) for n in range(501)], np.int64)
 

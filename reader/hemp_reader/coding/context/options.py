@@ -26,6 +26,8 @@ class Options:
         binary: Magnitudes are coded digit by digit; otherwise in unary.
         flags: Each row has a flag that says whether all its differences are 0.
         scale: log2 of the magnitude that counts as large.
+        frequencies: Places of a kernel are frequencies. It does not stand in the payload: the
+            coder says it.
     """
 
     plain: bool = False
@@ -35,6 +37,7 @@ class Options:
     binary: bool = False
     flags: bool = False
     scale: int = 0
+    frequencies: bool = False
 
     def sides(self, num_levels: int) -> tuple[int, int]:
         """Largest magnitude below and above the centre."""
@@ -65,7 +68,7 @@ def code_options(
         return bool(decisions.decide(one, int(value)))
 
     if flag(options.plain):
-        return Options(plain=True)
+        return Options(plain=True, frequencies=options.frequencies)
     half = flag(options.half)
     middle = num_levels // 2
     centre = middle if half else options.centre
@@ -83,4 +86,6 @@ def code_options(
     scale = 0
     while scale < MAX_SCALE and flag(scale < options.scale, _SCALE_ONE):
         scale += 1
-    return Options(False, SCANS[scan], half, centre, binary, flags, scale)
+    return Options(
+        False, SCANS[scan], half, centre, binary, flags, scale, frequencies=options.frequencies
+    )

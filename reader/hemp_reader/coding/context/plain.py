@@ -16,6 +16,7 @@ import numpy as np
 from hemp_reader.bitstream import Bytes
 from hemp_reader.coding.context.model_tables import (
     COUNT_LIMIT,
+    FREQUENCY_WEIGHT_START,
     PACE,
     RATE,
     SQUASH,
@@ -26,6 +27,7 @@ from hemp_reader.coding.context.model_tables import (
     inherit,
 )
 from hemp_reader.coding.context.sizes import (
+    DEGREES,
     FAST_DIGITS,
     FAST_LIMIT,
     LINE_NODES,
@@ -105,11 +107,12 @@ def decode_mixed(bits: RangeDecoder, dims: tuple[int, ...], model: tuple[int, ..
         int32, of each index in scan order.
     """
     rows, mid, inner, last = dims
-    below, above, half, binary, flags, shift = model
+    below, above, half, binary, flags, shift, frequencies = model
     row = mid * inner
     digits = (max(below, above) - 1).bit_length()
     mixed = min(digits, MIXED_DIGITS)
-    mixer = _Mixer(bits, 2 + 2 * ((1 << mixed) if binary else max(below, above)), rows, row)
+    nodes = 2 + 2 * ((1 << mixed) if binary else max(below, above))
+    mixer = _Mixer(bits, nodes, dims, bool(frequencies) and inner > 1)
     border = 2 * row + last + 8
     past = array("i", bytes(4 * (border + rows * row)))
     classes = [class_of(value, 1 << shift) for value in (*range(above + 1), *range(-below, 0))]
@@ -154,20 +157,26 @@ def decode_mixed(bits: RangeDecoder, dims: tuple[int, ...], model: tuple[int, ..
 class _Mixer:
     """What was learned; see `mixer.Mixer`, whose words these are."""
 
-    def __init__(self, bits: RangeDecoder, nodes: int, rows: int, row: int) -> None:
+    def __init__(
+        self, bits: RangeDecoder, nodes: int, dims: tuple[int, ...], frequencies: bool
+    ) -> None:
+        rows, mid, inner, _ = dims
+        row = mid * inner
         self._bits = bits
         self._nodes = nodes
         self._rows, self._row = rows, row
+        self._frequencies = frequencies
         contexts = [1, 48, 4 * MAX_KERNEL, 125, 125, 15 * TUPLE_CYCLE]
-        sizes = [nodes * count for count in contexts]
-        sizes += [
-            LINE_NODES * (count if other >= MIN_LINE else 1)
-            for count, other in ((row, rows), (rows, row))
-        ]
+        lines = [row if rows >= MIN_LINE else 1, rows if row >= MIN_LINE else 1]
+        start = WEIGHT_START
+        if frequencies:
+            contexts[5], lines[1] = 25 * min(inner, MAX_KERNEL), DEGREES * lines[1]
+            start = FREQUENCY_WEIGHT_START
+        sizes = [*(nodes * count for count in contexts), *(LINE_NODES * count for count in lines)]
         self._starts = list(accumulate(sizes[:-1], initial=0))
         size = sum(sizes)
         self._counters: Any = [0] * size if size < _MANY else array("I", bytes(4 * size))
-        self._weights = [WEIGHT_START[min(node, 2)].tolist() for node in range(nodes)]
+        self._weights = [start[min(node, 2)].tolist() for node in range(nodes)]
         first = [int(SQUASH[128 * (j - 16) + STRETCH_MAX]) << 6 for j in range(NUM_CORRECTIONS)]
         self._corrections = [first.copy() for _ in range(nodes)]
         self._uses = [0] * nodes
@@ -217,6 +226,16 @@ class _Mixer:
             octave = near.bit_length() - 3
             near = min(4 * octave + (near >> octave), 47)
         far, far2 = min(abs(left) >> shift, 3), min(abs(left2) >> shift, 2)
+        five = (number % TUPLE_CYCLE * 5 + left_class) * 3 + far2
+        line = a if row >= MIN_LINE else 0
+        if self._frequencies:
+            along, across = divmod(k, last)
+            across2 = classes[left2] if across >= 2 else 2
+            along2 = classes[past[here - 2 * last]] if along >= 2 else 2
+            lowest = classes[past[here - k]] if k else 2
+            three = (across2 * 5 + along2) * 5 + lowest
+            five = (min(k, MAX_KERNEL - 1) * 5 + across2) * 5 + along2
+            line = line * DEGREES + min(along + across, DEGREES - 1)
         nodes = self._nodes
         starts = self._starts
         self._bases = [
@@ -225,9 +244,9 @@ class _Mixer:
             starts[2] + nodes * (4 * min(k, MAX_KERNEL - 1) + far),
             starts[3] + nodes * three,
             starts[4] + nodes * four,
-            starts[5] + nodes * ((number % TUPLE_CYCLE * 5 + left_class) * 3 + far2),
+            starts[5] + nodes * five,
             starts[6] + LINE_NODES * (c if self._rows >= MIN_LINE else 0),
-            starts[7] + LINE_NODES * (a if row >= MIN_LINE else 0),
+            starts[7] + LINE_NODES * line,
         ]
 
     def decide(self, node: int, inherits: bool) -> int:
@@ -299,7 +318,7 @@ def _decide_alone(bits: RangeDecoder, counters: Any, slot: int, limit: int) -> i
 def decode_fast(bits: RangeDecoder, dims: tuple[int, ...], model: tuple[int, ...]) -> np.ndarray:
     """The differences of a tensor that the fast coder wrote; see `decode_mixed`."""
     rows, mid, inner, last = dims
-    below, above, half, binary, _, shift = model
+    below, above, half, binary, _, shift, _ = model
     row = mid * inner
     digits = (max(below, above) - 1).bit_length()
     modelled = min(digits, FAST_DIGITS)

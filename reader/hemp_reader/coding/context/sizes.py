@@ -10,6 +10,7 @@ LOW_NODES = 1024  # prefixes of the magnitude that have a counter for their next
 LINE_NODES = 8  # nodes that have a counter for each row and each column
 MIN_LINE = 8  # rows and columns shorter than this have none of their own
 MAX_KERNEL = 64
+DEGREES = 4  # sums of frequencies that share a counter of a row; the last one has all beyond
 TUPLE_CYCLE = 12  # the least common multiple of tuple lengths 1, 2, 3, 4 and 6
 
 FAST_DIGITS = 8  # of a binary magnitude; the digits below are equally likely

@@ -12,20 +12,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hemp_lightning.coding.context.mixer import (
+from hemp_reader.coding.context.mixer import (
     foresee,
     learn_decision,
     predict,
     start_mixer,
 )
-from hemp_lightning.coding.context.neighbours import (
+from hemp_reader.coding.context.model_tables import FRESH, learn
+from hemp_reader.coding.context.neighbours import (
     LINE_INPUTS,
-    LINE_NODES,
     NUM_INPUTS,
     Geometry,
     find_contexts,
 )
-from hemp_reader.coding.context.model_tables import FRESH, learn
 from hemp_reader.coding.context.range_coder import (
     DECODE,
     ENCODE,
@@ -38,10 +37,8 @@ from hemp_reader.coding.context.range_coder import (
     load_coder,
     store_coder,
 )
+from hemp_reader.coding.context.sizes import LINE_NODES, LOW_NODES, MIXED_DIGITS
 from hemp_reader.numba_tools import embedded, jit
-
-MIXED_DIGITS = 5  # of a binary magnitude; the digits below are predicted by order 0 alone
-LOW_NODES = 1024  # prefixes of the magnitude that have a counter for their next low digit
 
 
 @embedded
@@ -144,13 +141,14 @@ def _make_loop(mode: int) -> Callable[..., bool]:
         low, width, position = load_coder(mode, state)
         below, above, half, binary, flags = model[0], model[1], model[2], model[3], model[4]
         rows, row = dims[0], dims[1] * dims[2]
-        geometry = Geometry(rows, row, dims[2], dims[3], below, model[5])
+        frequencies = model[6] if dims[2] > 1 else np.int64(0)
+        geometry = Geometry(rows, row, dims[2], dims[3], below, model[5], frequencies)
         digits = 0
         while (1 << digits) < max(below, above):
             digits += 1
         mixed = min(digits, MIXED_DIGITS)
         nodes = 2 + 2 * ((1 << mixed) if binary else max(below, above))
-        mixer = start_mixer(nodes, rows, row)
+        mixer = start_mixer(nodes, geometry)
         low_digits = np.full(LOW_NODES, FRESH, np.uint32)
         silence = np.full(2, FRESH, np.uint32)
         num_levels = below + above + (1 - half)
@@ -279,7 +277,8 @@ def code_indices(
         log2: `-log2(i / 65536)`, `(65537,)`, when measuring; else empty.
         dims: A, B, K, and the length of the last axis.
         model: largest difference below and above the centre, whether 0 is no difference ("half"),
-            whether magnitudes are binary, whether silent rows have a flag, log2 of the scale.
+            whether magnitudes are binary, whether silent rows have a flag, log2 of the scale,
+            whether places of a kernel are frequencies.
 
     Returns:
         False if the buffer is too small.

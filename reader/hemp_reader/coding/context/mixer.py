@@ -15,13 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hemp_lightning.coding.context.neighbours import (
-    LINE_INPUTS,
-    LINE_NODES,
-    NUM_INPUTS,
-    num_contexts,
-)
 from hemp_reader.coding.context.model_tables import (
+    FREQUENCY_WEIGHT_START,
     FRESH,
     PACE,
     SQUASH,
@@ -31,9 +26,13 @@ from hemp_reader.coding.context.model_tables import (
     inherit,
     learn,
 )
+from hemp_reader.coding.context.neighbours import (
+    LINE_INPUTS,
+    NUM_INPUTS,
+    num_contexts,
+)
+from hemp_reader.coding.context.sizes import LINE_NODES, NUM_CORRECTIONS
 from hemp_reader.numba_tools import embedded, jit
-
-NUM_CORRECTIONS = 33
 
 
 class Mixer(NamedTuple):
@@ -61,16 +60,19 @@ class Mixer(NamedTuple):
 
 
 @jit
-def start_mixer(nodes, rows, row):  # type: ignore[no-untyped-def]
-    """A mixer that has seen nothing, for `rows` rows of `row` differences each."""
+def start_mixer(nodes, geometry):  # type: ignore[no-untyped-def]
+    """A mixer that has seen nothing, for differences that lie so."""
     starts = np.zeros(NUM_INPUTS, np.int64)
     size = 0
     for i in range(NUM_INPUTS):
         starts[i] = size
-        size += num_contexts(i, rows, row) * (LINE_NODES if i >= LINE_INPUTS else nodes)
+        size += num_contexts(i, geometry) * (LINE_NODES if i >= LINE_INPUTS else nodes)
     weights = np.zeros((nodes, NUM_INPUTS), np.int64)
     for i in range(nodes):
-        weights[i] = WEIGHT_START[min(i, 2)]
+        if geometry.frequencies:
+            weights[i] = FREQUENCY_WEIGHT_START[min(i, 2)]
+        else:
+            weights[i] = WEIGHT_START[min(i, 2)]
     corrections = np.zeros((nodes, NUM_CORRECTIONS), np.int64)
     for i in range(nodes):
         for j in range(NUM_CORRECTIONS):

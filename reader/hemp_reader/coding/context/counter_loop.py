@@ -21,17 +21,11 @@ from hemp_reader.coding.context.range_coder import (
     load_coder,
     store_coder,
 )
+from hemp_reader.coding.context.sizes import FAST_DIGITS, FAST_LIMIT, NEAR
 from hemp_reader.numba_tools import inlined, jit
 
-FAST_DIGITS = 8  # of a binary magnitude; the digits below are equally likely
-FAST_LIMIT = 254  # a counter's rate never falls below 1 / (FAST_LIMIT + 1.5)
 RATE = np.array([131072 // (2 * n + 3) for n in range(FAST_LIMIT + 1)], np.int64)
 SIGNS = np.uint64(125)  # counters of the sign, by three signs nearby
-# Class of near magnitudes: each up to 3, then two, from 12 on four share one.
-NEAR = np.array(
-    [x if x < 4 else 4 + (x - 4) // 2 if x < 12 else min(8 + (x - 12) // 4, 15) for x in range(64)],
-    np.uint64,
-)
 
 
 @inlined

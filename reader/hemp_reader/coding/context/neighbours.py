@@ -11,14 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hemp_reader.coding.context.model_tables import class_of, log_class
+from hemp_reader.coding.context.sizes import DEGREES, MAX_KERNEL, MIN_LINE, TUPLE_CYCLE
 from hemp_reader.numba_tools import embedded, jit
 
 NUM_INPUTS = 8
 LINE_INPUTS = 6  # from this input on: rows and columns
-LINE_NODES = 8  # nodes that have a counter for each row and each column
-MIN_LINE = 8  # rows and columns shorter than this have none of their own
-MAX_KERNEL = 64
-TUPLE_CYCLE = 12  # the least common multiple of tuple lengths 1, 2, 3, 4 and 6
 
 
 class Geometry(NamedTuple):
@@ -31,6 +28,7 @@ class Geometry(NamedTuple):
         last: Length of the kernel's last axis, 1 without one.
         below: What is added to the differences that are stored.
         shift: log2 of the magnitude that counts as large.
+        frequencies: 1 if places of a kernel are frequencies, else 0.
     """
 
     rows: int
@@ -39,11 +37,13 @@ class Geometry(NamedTuple):
     last: int
     below: int
     shift: int
+    frequencies: int
 
 
 @jit
-def num_contexts(i, rows, row):  # type: ignore[no-untyped-def]
+def num_contexts(i, geometry):  # type: ignore[no-untyped-def]
     """How many contexts input `i` tells apart."""
+    rows, row = geometry.rows, geometry.row
     if i == 0:
         return 1
     if i == 1:
@@ -53,10 +53,10 @@ def num_contexts(i, rows, row):  # type: ignore[no-untyped-def]
     if i == 3 or i == 4:
         return 125
     if i == 5:
-        return TUPLE_CYCLE * 15
+        return min(geometry.inner, MAX_KERNEL) * 25 if geometry.frequencies else TUPLE_CYCLE * 15
     if i == 6:
         return row if rows >= MIN_LINE else 1
-    return rows if row >= MIN_LINE else 1
+    return (rows if row >= MIN_LINE else 1) * (DEGREES if geometry.frequencies else 1)
 
 
 @embedded
@@ -72,7 +72,7 @@ def find_contexts(values, u, t, a, c, geometry, contexts):  # type: ignore[no-un
         geometry: How the differences lie.
         contexts: Is filled.
     """
-    rows, row, inner, last, below, shift = geometry
+    rows, row, inner, last, below, shift, frequencies = geometry
     scale = 1 << shift
     k = c % inner
     left, left2 = values[u - 1] - below, values[u - 2] - below
@@ -99,3 +99,12 @@ def find_contexts(values, u, t, a, c, geometry, contexts):  # type: ignore[no-un
     contexts[5] = ((t % TUPLE_CYCLE) * 5 + left_class) * 3 + min(abs(left2) >> shift, 2)
     contexts[6] = c if rows >= MIN_LINE else 0
     contexts[7] = a if row >= MIN_LINE else 0
+    if frequencies:
+        along = k // last
+        across = k - along * last
+        across2 = class_of(values[u - 2] - below if across >= 2 else np.int64(0), scale)
+        along2 = class_of(values[u - 2 * last] - below if k >= 2 * last else np.int64(0), scale)
+        lowest = class_of(values[u - k] - below if k > 0 else np.int64(0), scale)
+        contexts[3] = (across2 * 5 + along2) * 5 + lowest
+        contexts[5] = (min(k, MAX_KERNEL - 1) * 5 + across2) * 5 + along2
+        contexts[7] = contexts[7] * DEGREES + min(along + across, DEGREES - 1)
