@@ -28,6 +28,7 @@ from hemp_lightning.file.checkpoints import (
 from hemp_lightning.file.decompress import decompress
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
 from hemp_lightning.file.save import save
+from hemp_lightning.file.updates import apply, become_update
 from hemp_lightning.quantization.quantizers import QUANTIZERS
 from hemp_lightning.version import __version__
 from hemp_reader.errors import HempFileError
@@ -110,6 +111,8 @@ def _compress(options: argparse.Namespace) -> None:
             cells=options.cells,
             threads=options.threads,
             metadata={} if checkpoint.metadata == METADATA else checkpoint.metadata,
+            base=options.base,
+            lossless=options.lossless,
         )
     for words in (*checkpoint.notes, *(f"warning: {warning.message}" for warning in said)):
         _say(words)
@@ -121,6 +124,8 @@ def _calibrate(options: argparse.Namespace) -> None:
     from hemp_lightning import compress
     from hemp_lightning.suite import compress_command as command
 
+    if options.lossless:
+        raise ValueError("--lossless goes without --model; found both")
     network = command.read_network(options.model, options.checkpoint, options.key)
     limit = options.time_limit
     with warnings.catch_warnings(record=True) as said:
@@ -137,6 +142,9 @@ def _calibrate(options: argparse.Namespace) -> None:
         )
     for warning in said:
         _say(f"warning: {warning.message}")
+    if options.base is not None and become_update(options.output, options.base):
+        size = os.path.getsize(options.output)
+        _say(f"{options.output} is an update of {options.base}, of {size:,} bytes")
     print("\n".join([*command.table(summary), "", *command.sizes(summary, network)]))
     if options.report is not None:
         command.write_report(options.report, summary, network)
@@ -158,7 +166,11 @@ def _say(words: str) -> None:
 
 def _decompress(options: argparse.Namespace) -> None:
     count = decompress(
-        options.file, options.output, max_bytes=options.max_bytes, threads=options.threads
+        options.file,
+        options.output,
+        base=options.base,
+        max_bytes=options.max_bytes,
+        threads=options.threads,
     )
     print(f"{options.output}: {count} tensors, {os.path.getsize(options.output):,} bytes")
 
@@ -166,6 +178,7 @@ def _decompress(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     summary = inspect(
         options.file,
+        base=options.base,
         order=options.order,
         scan=options.scan,
         max_bytes=options.max_bytes,
@@ -178,11 +191,17 @@ def _verify(options: argparse.Namespace) -> int:
     code = 0
     for file in options.files:
         try:
-            verify(file, max_bytes=options.max_bytes, threads=options.threads)
+            limits = {"max_bytes": options.max_bytes, "threads": options.threads}
+            verify(file, base=options.base, **limits)
             print(f"{file}: whole, {os.path.getsize(file):,} bytes")
         except HempFileError as error:  # the others may be whole
             code = _complain(error, BROKEN)
     return code
+
+
+def _apply(options: argparse.Namespace) -> None:
+    size = apply(options.base, options.update, options.output)
+    print(f"{options.output}: {size:,} bytes")
 
 
 def _report(arguments: list[str]) -> int:
@@ -292,6 +311,10 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument(
         "--cells", choices=CELLS, default="auto", help="which level a weight takes"
     )
+    compress.add_argument(
+        "--base", metavar="OLD", help="a .hemp file that is there already: write an update of it"
+    )
+    compress.add_argument("--lossless", action="store_true", help="keep every bit of every tensor")
     _add_calibration(compress)
 
     expand = commands.add_parser("decompress", help="decode a file into a checkpoint")
@@ -317,6 +340,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("files", metavar="FILE", nargs="+")
     _add_max_bytes(check)
 
+    bring = commands.add_parser("apply", help="a whole file of an old one and its update")
+    bring.set_defaults(run=_apply)
+    bring.add_argument("base", metavar="OLD")
+    bring.add_argument("update", metavar="UPDATE")
+    bring.add_argument("-o", "--output", metavar="FILE", required=True, help="the .hemp file")
+
+    for command in (expand, look, check):
+        command.add_argument("--base", metavar="OLD", help="the file that an update is for")
     for command, default in ((compress, None), (expand, None), (look, 1), (check, 1)):
         command.add_argument(
             "--threads",

@@ -56,6 +56,7 @@ def save(
     cells: str = "auto",
     metadata: Mapping[str, str] | None = None,
     base: str | os.PathLike[str] | None = None,
+    lossless: bool = False,
     threads: int | None = None,
 ) -> Summary:
     """Write a model or state_dict as one `.hemp` file.
@@ -86,6 +87,8 @@ def save(
         base: A file that the reader has already. What is written is the update of it, from which
             and the base the reader has the whole; or a whole file, if that is not larger. Tensors
             that are what the base holds stay as they are.
+        lossless: Whether every tensor keeps every bit. Then nothing is quantized, and the words
+            that say what is, and how, do not count.
         threads: How many tensors are coded at a time; None for one per processor, at most 8.
 
     Returns:
@@ -107,6 +110,8 @@ def save(
         [(32, 64), (32,)]
     """
     begin, threads = time.perf_counter(), count_threads(threads)
+    if lossless:
+        float_dtype, fold_norms, reorder_units = "float32", False, False
     options = FileOptions(
         coder, float_dtype, fold_norms, reorder_units, order, scan, transform, cells
     )
@@ -115,10 +120,12 @@ def save(
         model_or_state_dict,
         num_levels=num_levels,
         quantizer=quantizer,
-        codebooks=codebooks,
+        codebooks={} if lossless else codebooks,
         tensors=tensors,
         options=options,
     )
+    if lossless:
+        plan = replace(plan, codebooks={}, explicit=set(), masks={}, automatic=False)
     if base is not None:
         plan = replace(plan, base=read_whole(base)[0])
     summary = _write(plan, path, metadata, threads, begin, base)
