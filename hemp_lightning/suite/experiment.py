@@ -37,15 +37,18 @@ from hemp_lightning.suite.evaluate import (
     metric_of,
 )
 from hemp_lightning.suite.logs import EpochLines
-from hemp_lightning.suite.parts import (
-    Data,
+from hemp_lightning.suite.methods import (
     OwnFormat,
     Starting,
     method_name,
-    new_data,
+    new_grid,
     new_method,
-    new_network,
     new_pruning,
+)
+from hemp_lightning.suite.parts import (
+    Data,
+    new_data,
+    new_network,
     new_task,
     new_teacher,
     part,
@@ -77,6 +80,7 @@ class Experiment:
     task: LightningModule
     metric: Metric
     method: Any  # writes the file and keeps its summary
+    grid: Any  # brings its grid to the method, or None
     snapshot: FloatSnapshot
     trainer: Trainer
     checkpoint: Path | None  # to go on from
@@ -101,9 +105,10 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
     if checkpoint is not None:
         check_resumed(config, checkpoint)
     seed_everything(config.seed, workers=True, verbose=False)
-    method, pruning = new_method(config, folder), new_pruning(config)
+    grid, method, pruning = new_grid(config), new_method(config, folder), new_pruning(config)
     data = new_data(config)
-    starts = [chosen.start_epoch for chosen in (method, pruning) if isinstance(chosen, Starting)]
+    chosen = (pruning, grid, method)
+    starts = [callback.start_epoch for callback in chosen if isinstance(callback, Starting)]
     network = new_network(config, data, start=True)
     chosen_scheduler = part(config, "scheduler")
     task = new_task(
@@ -120,14 +125,14 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
     metric = metric_of(config, task)
     if not isinstance(task, Classifier):
         check_metric(config, data, network, metric)
-    # The order counts: what prunes works before what writes the file.
+    # The order counts: what prunes works before what quantizes, and that before the entropy term.
     snapshot = FloatSnapshot(min(starts, default=config.trainer.max_epochs), settings_of(config))
     seeds = EpochSeeds(config.seed)
     seeds.watch(data.module)
     rows = [] if checkpoint is None else metrics_in(folder)
-    trainer = _trainer(config, folder, [seeds, snapshot, pruning, method, EpochLines()])
+    trainer = _trainer(config, folder, [seeds, snapshot, *chosen, EpochLines()])
     return Experiment(
-        config, folder, data, task, metric, method, snapshot, trainer, checkpoint, rows
+        config, folder, data, task, metric, method, grid, snapshot, trainer, checkpoint, rows
     )
 
 
@@ -249,7 +254,7 @@ def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
         "pruning": _choice(config, "pruning"),
         "coder": config.coder.name,
         "seed": config.seed,
-        **_settings(experiment.method),
+        **_settings(experiment.method, experiment.grid),
         "metric": metric.name,
         "metric_mode": metric.mode,
         **_measured(metric, found),
@@ -277,12 +282,12 @@ def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
     return results
 
 
-def _settings(method: Any) -> dict[str, Any]:
+def _settings(method: Any, grid: Any) -> dict[str, Any]:
     """What HEMP and the baselines are told apart by; None for what an own method has not."""
     if isinstance(method, (HEMPCallback, Method)):
         return {
             "order": method.order,
-            "num_levels": method.num_levels,
+            "num_levels": getattr(grid or method, "num_levels", None),
             "lambda_entropy": method.lambda_entropy,
         }
     return dict.fromkeys(("order", "num_levels", "lambda_entropy"))

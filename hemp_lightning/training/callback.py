@@ -235,8 +235,7 @@ class HEMPCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the tensors; refuse what no file could hold."""
         self._fitted = weakref.ref(trainer), weakref.ref(pl_module)
-        self._network.own(pl_module)
-        self._network.follow(pl_module, trainer)
+        self._network.join(trainer, self, pl_module)
         for other in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(other, HEMPCallback) and other is not self:
                 self._network.check_apart(other._network)
@@ -372,7 +371,7 @@ class HEMPCallback(Callback):
         """Write the file, of the network as it is if it was never trained with the terms."""
         self._ended = True
         self._network.forward.close()
-        self._network.follow(pl_module, trainer)
+        self._network.settle(pl_module, trainer)
         if not self.codebooks:
             rank_zero_warn(
                 f"Training ended before `start_epoch` {self.start_epoch}: the network was never "
