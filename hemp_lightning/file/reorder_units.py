@@ -205,10 +205,18 @@ def _lone(module: nn.Module, graph: fx.Graph) -> set[str]:
         for name, part in named
         if calls[name] == modules[id(part)] == 1
         and not any(read.startswith(f"{name}.") for read in reads)
-        # hooks may see the units, as those of weight_norm and torch.nn.utils.prune do
-        and not (part._forward_hooks or part._forward_pre_hooks)
+        and not _has_hooks(part)
         and all(owners[id(tensor)] == 1 for tensor in (*part.parameters(), *part.buffers()))
     }
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    """Whether hooks may see the units, as those of weight_norm and torch.nn.utils.prune do.
+
+    A hook with `sees_units` set to False says that it does not.
+    """
+    hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    return any(getattr(hook, "sees_units", True) for hook in hooks)
 
 
 def _is_layer(part: nn.Module) -> bool:
@@ -220,7 +228,7 @@ def _is_layer(part: nn.Module) -> bool:
 def _link(first: fx.Node, parts: Mapping[str, nn.Module], lone: set[str]) -> _Link | None:
     """Follow the output of a layer to the next one; None if anything on the way is not known."""
     node, layer = first, parts[str(first.target)]
-    units = len(layer.get_parameter("weight"))
+    units = len(_weight_of(layer))
     maps = isinstance(layer, _ConvNd)  # units are the second axis of what goes on, not the last
     between: list[str] = []
     flat, keeps_zero = False, True
@@ -232,7 +240,7 @@ def _link(first: fx.Node, parts: Mapping[str, nn.Module], lone: set[str]) -> _Li
         part = parts.get(name) if user.op == "call_module" else None
         if part is not None and _is_layer(part):
             fits = isinstance(part, _ConvNd) == (maps and not flat)
-            if not fits or name not in lone or part.get_parameter("weight").shape[1] % units:
+            if not fits or name not in lone or _weight_of(part).shape[1] % units:
                 return None
             return _Link(str(first.target), tuple(between), name, keeps_zero)
         spatial = maps and not flat
@@ -249,6 +257,13 @@ def _link(first: fx.Node, parts: Mapping[str, nn.Module], lone: set[str]) -> _Li
         keeps_zero = keeps_zero and kind not in _MOVES_ZERO
         node = user
     return None
+
+
+def _weight_of(layer: nn.Module) -> Tensor:
+    """The weight, no parameter while training shows quantized weights in its place."""
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    return weight
 
 
 def _counts_units(part: nn.Module | None, units: int) -> bool:

@@ -249,7 +249,7 @@ def test_a_teacher_is_believed_more_than_the_labels(tmp_path: Path) -> None:
         (["model.checkpoint=no.pt"], "`model.checkpoint`"),
         (["model=resnet20", "model.pretrained=true"], "model.checkpoint"),
         (["hemp.start_epoch=99"], "`start_epoch`"),
-        (["quantization=lsq", "hemp=default"], "hemp=none"),
+        (["quantization=uniform", "hemp=default"], "hemp=none"),
         (["dataset.val_fraction=2"], "`dataset.val_fraction`"),
         (["coder.name=zip"], "zip"),
         (["hemp.order=two"], "`hemp.order`: expected a number; found 'two'"),

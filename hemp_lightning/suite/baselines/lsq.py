@@ -205,6 +205,7 @@ class LSQ(Method):
         self._forward.enabled = False
         if self._is_due and self._optimizer is not None:
             self._optimizer.step()
+            self._optimizer.zero_grad()
             for step in self.steps.values():
                 step.clamp_(min=1e-8)
             self._is_due = False
