@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 
+import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
@@ -198,6 +199,25 @@ class ExtraState(nn.Linear):
 
 def normed():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+
+
+def pruned(permanent=True):
+    """Half of the weights of a layer are 0, as torch prunes."""
+    net = Net()
+    nn.utils.prune.l1_unstructured(net.body[1], "weight", 0.5)
+    if permanent:
+        nn.utils.prune.remove(net.body[1], "weight")
+    return net
+
+
+def qat():
+    """Linear layers that fake-quantize their own weights in each forward pass."""
+    quantization = pytest.importorskip("torchao.quantization")
+    qat_module = pytest.importorskip("torchao.quantization.qat")
+    net = Net()
+    weights = qat_module.IntxFakeQuantizeConfig(torch.int4, group_size=8)
+    quantization.quantize_(net.body, qat_module.QATConfig(weight_config=weights, step="prepare"))
+    return net
 
 
 def sparse_buffer():
