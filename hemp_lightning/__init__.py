@@ -3,13 +3,13 @@
 - `HEMPCallback` trains with the entropy term, on any LightningModule and Trainer;
 - `compress` makes a small file of a trained network, without labels or a training program;
 - `save` writes a model or state_dict as a .hemp file;
-- `load` and `load_into` read it back, `inspect` and `verify` look into it.
+- `load`, `load_into` and `from_file` read it back, `inspect` and `verify` look into it.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from hemp_lightning.errors import HempFileError
-from hemp_lightning.file.load import inspect, load, load_into, verify
+from hemp_lightning.file.load import from_file, inspect, load, load_into, verify
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.save import save
 from hemp_lightning.file.summary import Summary
@@ -37,6 +37,7 @@ __all__ = [
     "UniformQuantizer",
     "__version__",
     "compress",
+    "from_file",
     "inspect",
     "load",
     "load_into",

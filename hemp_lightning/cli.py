@@ -29,6 +29,8 @@ from hemp_lightning.file.checkpoints import (
 from hemp_lightning.file.decompress import METADATA, decompress
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
 from hemp_lightning.file.load import inspect, verify
+from hemp_lightning.file.onnx_files import SUFFIX as ONNX
+from hemp_lightning.file.onnx_files import save_onnx
 from hemp_lightning.file.save import save
 from hemp_lightning.file.summary import Summary
 from hemp_lightning.ground.scan_order import SCANS
@@ -92,26 +94,30 @@ def _compress(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"--{word} needs --model, the network that the checkpoint belongs to; found none"
             )
-    checkpoint = read_checkpoint(options.checkpoint, options.key)
+    words: dict[str, Any] = {
+        "num_levels": options.num_levels,
+        "quantizer": options.quantizer,
+        "coder": options.coder,
+        "tensors": options.tensors[0] if len(options.tensors) == 1 else options.tensors,
+        "order": options.order,
+        "scan": options.scan,
+        "float_dtype": options.float_dtype,
+        "transform": options.transform,
+        "cells": options.cells,
+        "threads": options.threads,
+    }
+    notes: list[str] = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        summary = save(
-            checkpoint.tensors,
-            options.output,
-            num_levels=options.num_levels,
-            quantizer=options.quantizer,
-            coder=options.coder,
-            tensors=options.tensors[0] if len(options.tensors) == 1 else options.tensors,
-            order=options.order,
-            scan=options.scan,
-            float_dtype=options.float_dtype,
-            transform=options.transform,
-            cells=options.cells,
-            threads=options.threads,
-            metadata={} if checkpoint.metadata == METADATA else checkpoint.metadata,
-        )
-    for words in (*checkpoint.notes, *(f"warning: {warning.message}" for warning in said)):
-        _say(words)
+        if has_suffix(options.checkpoint, (ONNX,)):
+            summary = save_onnx(options.checkpoint, options.output, **words)
+        else:
+            checkpoint = read_checkpoint(options.checkpoint, options.key)
+            notes += checkpoint.notes
+            metadata = {} if checkpoint.metadata == METADATA else checkpoint.metadata
+            summary = save(checkpoint.tensors, options.output, metadata=metadata, **words)
+    for note in (*notes, *(f"warning: {warning.message}" for warning in said)):
+        _say(note)
     print("\n".join([*_table(summary), "", *_sizes(summary)]))
 
 
@@ -145,7 +151,7 @@ def _check_output(checkpoint: str, output: str) -> None:
     """Refuse an output that is the input, or would look like a float checkpoint."""
     if same_file(checkpoint, output):
         raise ValueError(f"--output must be another file than CHECKPOINT; found {output} for both")
-    if has_suffix(output, (*SUFFIXES, INDEX)):
+    if has_suffix(output, (*SUFFIXES, INDEX, ONNX)):
         raise ValueError(
             f"--output must not end like a float checkpoint; found {output}. Use .hemp"
         )
@@ -160,6 +166,14 @@ def _decompress(options: argparse.Namespace) -> None:
         options.file, options.output, max_bytes=options.max_bytes, threads=options.threads
     )
     print(f"{options.output}: {count} tensors, {os.path.getsize(options.output):,} bytes")
+
+
+def _export(options: argparse.Namespace) -> None:
+    command = _suite("export", "export_command")
+    size = command.export(
+        options.file, options.model, options.inputs, options.output, opset=options.opset
+    )
+    print(f"{options.output}: {size:,} bytes")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -261,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
     compress = commands.add_parser("compress", help="quantize and code a checkpoint, untrained")
     compress.set_defaults(run=_compress)
     compress.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help=f"{', '.join(SUFFIXES)} or {INDEX}"
+        "checkpoint", metavar="CHECKPOINT", help=f"{', '.join(SUFFIXES)}, {INDEX} or {ONNX}"
     )
     compress.add_argument("-o", "--output", metavar="FILE", required=True, help="the .hemp file")
     compress.add_argument("--num-levels", type=int, metavar="N", help="default: by the error")
@@ -301,9 +315,25 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         metavar="CHECKPOINT",
         required=True,
-        help=".safetensors, a tensor at a time, or .pt or .ckpt, all of them in memory",
+        help=".safetensors, a tensor at a time, .pt or .ckpt, or .onnx of a file made of one",
     )
     _add_max_bytes(expand)
+
+    export = commands.add_parser("export", help="an ONNX model of a network with a file's weights")
+    export.set_defaults(run=_export)
+    export.add_argument("file", metavar="FILE")
+    export.add_argument("-o", "--output", metavar="ONNX", required=True, help="the .onnx file")
+    export.add_argument(
+        "--model", metavar="M", required=True, help="package.module:build, or a name of the zoo"
+    )
+    export.add_argument(
+        "--inputs",
+        nargs="+",
+        metavar="SHAPE",
+        required=True,
+        help="one for each input, such as 1x3x32x32 or 1x12:int64",
+    )
+    export.add_argument("--opset", type=int, metavar="N", help="of ONNX; default: PyTorch's own")
 
     look = commands.add_parser("inspect", help="a table of what is in a file")
     look.set_defaults(run=_inspect)
