@@ -301,14 +301,14 @@ def test_export_makes_a_model_with_the_weights_of_the_file(tmp_path, capsys, mon
     pytest.importorskip("onnxscript")
     pytest.importorskip("hemp_lightning.suite.models")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mynet.py").write_text(
+    (tmp_path / "exported_net.py").write_text(
         "from torch import nn\n"
         "def build():\n"
         "    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4))\n"
     )
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4)).eval()
     save(model, "net.hemp", num_levels=16)
-    words = ["export", "net.hemp", "--model", "mynet:build", "-o", "net.onnx", "--inputs"]
+    words = ["export", "net.hemp", "--model", "exported_net:build", "-o", "net.onnx", "--inputs"]
     assert hemp(*words, "3x8") == 0
     assert "net.onnx: " in capsys.readouterr().out
     onnx.checker.check_model("net.onnx")
