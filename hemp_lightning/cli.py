@@ -361,7 +361,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with a network", "smaller, and measured where inputs are")
-    group.add_argument("--model", metavar="M", help="package.module:build, or a name of the zoo")
+    group.add_argument(
+        "--model",
+        metavar="M",
+        help="package.module:build, or a name of the zoo, torchvision, timm or transformers",
+    )
     group.add_argument("--inputs", metavar="DATA", help="folder of images, .npy or .safetensors")
     group.add_argument("--image-size", type=int, metavar="N", help="scale and cut images to N x N")
     ends = group.add_mutually_exclusive_group()
