@@ -86,14 +86,14 @@ def test_steps_by_curvatures_err_less_at_as_many_bytes_than_steps_by_size():
         )
         return float(bits), books
 
-    bits, books = levels(probe.curvatures, 0.0003)
+    bits, books = levels(probe.curvatures, 0.00003)
     plain_bits, plain = min(
         (levels(None, 0.1 * 0.85**k) for k in range(50)), key=lambda pair: abs(pair[0] - bits)
     )
     assert plain_bits == pytest.approx(bits, rel=0.03)
     assert probe.error(books) < probe.error(plain)
     # the error that the steps promise, to first order
-    assert probe.error(books) == pytest.approx(0.0003**0.5, rel=0.35)
+    assert probe.error(books) == pytest.approx(0.00003**0.5, rel=0.35)
 
 
 def test_a_tensor_that_noise_does_not_reach_keeps_steps_of_its_own_size():
