@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.suite.test_run import QUICK, results, run
+from tests.suite.test_run import QUICK, here, results, run
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_optuna_finds_a_pareto_front_of_both_objectives(tmp_path: Path) -> None:
     need("hydra_optuna_sweeper")
     words = ["-m", "sweep=optuna", "hydra.sweeper.n_trials=1", *QUICK, "model=lenet300"]
     for trials in (1, 2):  # the second command goes on with the study of the first
-        run(tmp_path / "s", *words, where="hydra.sweep.dir")
+        here(tmp_path / "s", *words, where="hydra.sweep.dir")
         with sqlite3.connect(tmp_path / "s" / "study.db") as study:
             assert study.execute("select count(*) from trials").fetchone() == (trials,)
     found = [results(path.parent) for path in tmp_path.glob("s/*/results.json")]
