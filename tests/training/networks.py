@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Net(LightningModule):
@@ -185,6 +186,34 @@ class SparseRows(Net):
 
     def forward(self, images):
         return self.body(images) + self.rows((images[:, 0, 0, 0] > 0).long())
+
+
+class Unfrozen(Net):
+    """Its first layer is trained from the second epoch on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body[1].requires_grad_(False)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.body[1].requires_grad_(True)
+            self.optimizers().add_param_group({"params": list(self.body[1].parameters())})
+
+
+class Recomputed(Net):
+    """Its body is computed again for the backward pass."""
+
+    def forward(self, images):
+        return checkpoint(self.body, images, use_reentrant=False)
+
+
+class Halved(Net):
+    """Its weights are set anew when training has ended."""
+
+    def on_train_end(self):
+        for parameter in self.parameters():
+            parameter.data.mul_(0.5)
 
 
 class ExtraState(nn.Linear):
