@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -68,6 +69,9 @@ from hemp_lightning.suite.words import plain
 from hemp_lightning.training.callback import HEMPCallback
 
 _log = logging.getLogger(__name__)
+
+_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+"""What Lightning puts into the environment when it starts processes for further devices."""
 
 
 @dataclass
@@ -210,7 +214,7 @@ def _relaunched(experiment: Experiment) -> Iterator[None]:
     if experiment.trainer.num_devices == 1 or not HydraConfig.initialized():
         yield
         return
-    before = sys.argv
+    before, known = sys.argv, dict(os.environ)
     hydra: Any = HydraConfig.get()
     sources = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
     more = [f"--config-dir={path.removeprefix('file://')}" for path in sources]
@@ -221,6 +225,9 @@ def _relaunched(experiment: Experiment) -> Iterator[None]:
             yield
         finally:
             sys.argv = before
+            for name in _RANKS:  # else the next job of a sweep takes itself for such a process
+                if name not in known:
+                    os.environ.pop(name, None)
 
 
 def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:

@@ -56,6 +56,13 @@ def test_two_devices_write_one_set_of_results(tmp_path: Path) -> None:
     assert 0 < found["accuracy"] <= 1
 
 
+def test_a_sweep_on_two_devices_runs_all_its_jobs(tmp_path: Path) -> None:
+    words = ["-m", *QUICK, "model=lenet300", "trainer.devices=2", "hemp.order=1,2"]
+    run(tmp_path / "s", *words, where="hydra.sweep.dir")
+    found = [results(path.parent) for path in tmp_path.glob("s/*/results.json")]
+    assert sorted(entry["order"] for entry in found) == [1, 2]
+
+
 @pytest.mark.parametrize("word", ["sweep=grid", "launcher=joblib"])
 def test_a_sweep_without_its_sign_is_refused(tmp_path: Path, word: str) -> None:
     if word == "launcher=joblib":

@@ -141,7 +141,7 @@ def test_sweep_skips_what_is_done_and_survives_a_crash(tmp_path: Path) -> None:
     second = here(sweep, *words, where="hydra.sweep.dir", code=1)
     assert second.stdout.count("already done") == 2
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("*/results.json")} == times
-    assert "1 jobs of the sweep failed" in first.stderr
+    assert "1 job of the sweep failed" in first.stderr
     assert "Traceback" in next(sweep.glob("*/error.txt")).read_text()
 
 
