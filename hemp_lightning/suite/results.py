@@ -83,7 +83,8 @@ def print_table(results: Mapping[str, Any], folder: Path, sweeping: bool = False
     )
     table = Table(title=f"{r['model']} on {r['dataset']}, {r['method']}, seed {r['seed']}")
     for heading in ("", "bytes", "bits per weight", "ratio", f"test {metric.replace('_', ' ')}"):
-        table.add_column(heading, justify="left" if not heading else "right")
+        last = heading.startswith("test")  # may break into lines, the others stay whole
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=not last)
     start, epochs = min(r["float_epochs"], r["epochs"]), r["epochs"]
     table.add_row(f"float, {_epochs(start)}", f"{r['float_bytes']:,}", "32", "1", before)
     if r["entropy_bits_per_weight"] is not None:
