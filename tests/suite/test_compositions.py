@@ -26,7 +26,7 @@ SLOW = [
     "quantization=lsq pruning=magnitude_gradual",
     "quantization=deep_compression pruning=magnitude",
     # HEMP first, then pruning; pruning first, then HEMP
-    "pruning=magnitude pruning.start_epoch=2",
+    "pruning=magnitude pruning.start_epoch=2 hemp.end_epoch=2",
     "pruning=lobster hemp.start_epoch=2 pruning.end_epoch=2",
     f"{LSQ} hemp.start_epoch=2",
     # on kernels, where cosines would be quantized

@@ -170,6 +170,8 @@ def test_torchs_own_pruning_keeps_its_zeros(tmp_path):
     [
         (lambda: [HEMPCallback(), LSQ()], "`callbacks` must list LSQ before HEMPCallback"),
         (lambda: [HEMPCallback(), LOBSTER()], "`callbacks` must list LOBSTER before HEMPCallback"),
+        (lambda: [HEMPCallback(start_epoch=2, end_epoch=2)], "`end_epoch` must be None or an int"),
+        (lambda: [LSQ(), HEMPCallback(transform="dct")], "must be auto or none with LSQ, whose"),
         (lambda: [LSQ(), Kept(), HEMPCallback()], "the grid of one callback; found LSQ and Kept"),
         (lambda: [LSQ(), HEMPCallback(forward="continuous")], "`forward` must be 'straight_thr"),
         (
@@ -197,6 +199,27 @@ def test_hemp_begins_where_the_grid_does(tmp_path):
     assert all(len(weights.unique()) > 4 for weights in module.seen[:8])
     assert all(len(weights.unique()) <= 4 for weights in module.seen[8:])
     assert hemp.codebooks["net.0.weight"].num_levels == 4
+
+
+def test_from_its_end_the_term_pulls_no_more():
+    """Two epochs of which the second has no lambda, against one epoch and one without lambda."""
+    whole, parts = stranger(optimizer=torch.optim.SGD), stranger(optimizer=torch.optim.SGD)
+    options = {"num_levels": 4, "transform": "none", "refit_every_n_epochs": 0}
+    hemp = HEMPCallback(lambda_entropy=2.0, end_epoch=1, **options)
+    trainer = fit(whole, hemp)
+    assert hemp.current_lambda(trainer) == 0 and len(whole.seen[-1].unique()) <= 4
+    first = HEMPCallback(lambda_entropy=2.0, **options)
+    fit(parts, first, epochs=1)
+
+    class Same(HEMPCallback):
+        def should_refit(self, trainer, epoch_start):
+            if not self.codebooks:
+                self.codebooks = first.codebooks
+            return False
+
+    fit(parts, Same(lambda_entropy=0.0, **options), epochs=1)
+    for name, weights in whole.named_parameters():
+        assert torch.equal(weights, parts.get_parameter(name)), name
 
 
 def test_a_grid_that_never_comes_gives_way(tmp_path):
