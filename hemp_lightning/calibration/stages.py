@@ -166,18 +166,18 @@ class Work:
         return grid_codebooks(weights, error, self.transforms, curvatures)
 
     def _filled_up(self, error: float, target: int) -> dict[str, Codebook]:
-        """Codebooks of finer steps for some tensors, where those for all jump over the target."""
-        books = self._grids(error)
+        """Codebooks of finer steps, their cells priced, where grids alone jump over the target."""
+        from hemp_lightning.training.trim import trim
+
+        weights = {name: p.detach() for name, p in self.parameters.items()}
         for factor in (0.9, 0.75, 0.6, 0.45):
             finer = self._grids(factor * error)
-            for name in books:
-                trial = {**books, name: finer[name]}
-                size = self.judge.size(self.network, trial)
-                if size <= target:
-                    books = trial
-                    if size >= NEAR * target:
-                        return books
-        return books
+            if self.judge.size(self.network, finer) > target:
+                try:
+                    return trim(weights, finer, target, lambda b: self.judge.size(self.network, b))
+                except ValueError:
+                    break
+        return self._grids(error)
 
     def _round(self) -> None:
         """Second-order rounding, first by what the float network sees, then layer by layer."""
