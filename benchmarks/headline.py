@@ -135,18 +135,18 @@ def draw_sweep(data: dict[str, Any], path: Path) -> None:
 
     Args:
         data: `series`: for each method its points as (bytes, percent); `float`: the one float
-            network's point; `title`.
+            network's point; `title`; `widths` and `heights`: what is shown of both axes.
         path: The picture to write.
     """
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     axes = figure.subplots()
     colors = ["#0072B2", "#56B4E9", "#CC79A7", "#D55E00", "#E69F00", "#009E73", "#000000"]
-    colors += ["#7F7F7F", "#8C510A"]
+    colors += ["#7F7F7F", "#8C510A", "#44AA99", "#AA4499", "#999933"]
     for number, (name, points) in enumerate(data["series"].items()):
-        color, marker = colors[number % len(colors)], "osD^vPX*h"[number % 9]
+        color, marker = colors[number % len(colors)], "osD^vPX*hpd8"[number % 12]
         axes.plot(*zip(*points, strict=True), marker=marker, color=color, label=name, linewidth=1.6)
     axes.plot(*data["float"], "D", color="#444444", fillstyle="none", label="float32 network")
-    _axes(axes, (1_000, 3_000_000), (96, 99.7))
+    _axes(axes, data.get("widths", (1_000, 3_000_000)), data.get("heights", (96, 99.7)))
     axes.set_title(data["title"], fontsize=14)
     axes.legend(fontsize=11, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.savefig(path, dpi=110, metadata={DIGEST: digest_of(data)})

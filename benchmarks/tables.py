@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from headline import digest_of, draw_headline, draw_sweep, picture_data, stored_digest
-from measured import Group, Network, read_networks, read_sweep
+from measured import Group, Network, read_networks, read_runs, read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "sweep_lenet5_mnist"
@@ -288,6 +288,27 @@ def sweep_all(runs: Sequence[dict[str, Any]]) -> str:
     )
 
 
+def characters(runs: Sequence[dict[str, Any]]) -> str:
+    """The language model: bytes beside the bits that it needs for a character."""
+    rows = [
+        [
+            f"{run['epochs']} epochs"
+            if run["lambda_entropy"] is None
+            else f"lambda {run['lambda_entropy']:g} from epoch {run['float_epochs']} to {run['epochs']}",
+            f"{run['file_bytes']:,} B",
+            f"{run['compression_ratio']:.1f}",
+            f"{run['value']:.3f}",
+            f"{2 ** run['value']:.2f}",
+        ]
+        for run in runs
+    ]
+    floating = max(runs, key=lambda run: run["float_epochs"])
+    size, value = f"{floating['float_bytes']:,} B", floating["float_value"]
+    words = f"float32, {floating['float_epochs']} epochs"
+    rows.insert(0, [words, size, "1", f"{value:.3f}", f"{2**value:.2f}"])
+    return table(["network", "file:", "ratio:", "bits per character:", "perplexity:"], rows)
+
+
 def pages(root: Path, networks: dict[str, Network]) -> dict[Path, dict[str, Callable[[], str]]]:
     """Every page that holds tables, with what makes each."""
     results = root / "benchmarks/results"
@@ -311,6 +332,8 @@ def pages(root: Path, networks: dict[str, Network]) -> dict[Path, dict[str, Call
             key: (lambda maker=maker, network=network: maker(network))
             for key, maker in makers.items()
         }
+    language = results / "characters"
+    found[language / "RESULTS.md"] = {"runs": lambda: characters(read_runs(language))}
     runs = read_sweep(results / SWEEP / "results.csv")
     found[results / SWEEP / "RESULTS.md"] = {
         "best": lambda: sweep_best(runs),

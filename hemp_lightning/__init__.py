@@ -3,12 +3,12 @@
 - `HEMPCallback` trains with the entropy term, on any LightningModule and Trainer;
 - `compress` makes a small file of a trained network, without labels or a training program;
 - `save` writes a model or state_dict as a .hemp file;
-- `load` and `load_into` read it back, `inspect` and `verify` look into it.
+- `load`, `load_into` and `from_file` read it back, `inspect` and `verify` look into it.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from hemp_lightning.file.load import load, load_into
+from hemp_lightning.file.load import from_file, load, load_into
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.save import save
 from hemp_lightning.quantization import (
@@ -38,6 +38,7 @@ __all__ = [
     "UniformQuantizer",
     "__version__",
     "compress",
+    "from_file",
     "inspect",
     "load",
     "load_into",

@@ -27,7 +27,10 @@ from hemp_lightning.file.checkpoints import (
 )
 from hemp_lightning.file.decompress import decompress
 from hemp_lightning.file.format.storages import FLOAT_DTYPES
+from hemp_lightning.file.onnx_files import SUFFIX as ONNX
+from hemp_lightning.file.onnx_files import save_onnx
 from hemp_lightning.file.save import save
+from hemp_lightning.file.summary_table import sizes, table
 from hemp_lightning.file.updates import apply, become_update
 from hemp_lightning.quantization.quantizers import QUANTIZERS
 from hemp_lightning.version import __version__
@@ -35,7 +38,6 @@ from hemp_reader.errors import HempFileError
 from hemp_reader.reading import inspect, verify
 from hemp_reader.safetensors import METADATA
 from hemp_reader.scan_order import SCANS
-from hemp_reader.summary import Summary
 from hemp_reader.transforms import TRANSFORMS
 
 BROKEN, MISUSED, INTERRUPTED = 1, 2, 130
@@ -94,29 +96,34 @@ def _compress(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"--{word} needs --model, the network that the checkpoint belongs to; found none"
             )
-    checkpoint = read_checkpoint(options.checkpoint, options.key)
+    words: dict[str, Any] = {
+        "num_levels": options.num_levels,
+        "quantizer": options.quantizer,
+        "coder": options.coder,
+        "tensors": options.tensors[0] if len(options.tensors) == 1 else options.tensors,
+        "order": options.order,
+        "scan": options.scan,
+        "float_dtype": options.float_dtype,
+        "transform": options.transform,
+        "cells": options.cells,
+        "threads": options.threads,
+    }
+    notes: list[str] = []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", UserWarning)
-        summary = save(
-            checkpoint.tensors,
-            options.output,
-            num_levels=options.num_levels,
-            quantizer=options.quantizer,
-            coder=options.coder,
-            tensors=options.tensors[0] if len(options.tensors) == 1 else options.tensors,
-            order=options.order,
-            scan=options.scan,
-            float_dtype=options.float_dtype,
-            transform=options.transform,
-            cells=options.cells,
-            threads=options.threads,
-            metadata={} if checkpoint.metadata == METADATA else checkpoint.metadata,
-            base=options.base,
-            lossless=options.lossless,
-        )
-    for words in (*checkpoint.notes, *(f"warning: {warning.message}" for warning in said)):
-        _say(words)
-    print("\n".join([*_table(summary), "", *_sizes(summary)]))
+        if has_suffix(options.checkpoint, (ONNX,)):
+            if options.lossless or options.base is not None:
+                raise ValueError("--lossless and --base are for checkpoints; found an ONNX model")
+            summary = save_onnx(options.checkpoint, options.output, **words)
+        else:
+            checkpoint = read_checkpoint(options.checkpoint, options.key)
+            notes += checkpoint.notes
+            metadata = {} if checkpoint.metadata == METADATA else checkpoint.metadata
+            words |= {"base": options.base, "lossless": options.lossless}
+            summary = save(checkpoint.tensors, options.output, metadata=metadata, **words)
+    for note in (*notes, *(f"warning: {warning.message}" for warning in said)):
+        _say(note)
+    print("\n".join([*table(summary), "", *sizes(summary)]))
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -154,7 +161,7 @@ def _check_output(checkpoint: str, output: str) -> None:
     """Refuse an output that is the input, or would look like a float checkpoint."""
     if same_file(checkpoint, output):
         raise ValueError(f"--output must be another file than CHECKPOINT; found {output} for both")
-    if has_suffix(output, (*SUFFIXES, INDEX)):
+    if has_suffix(output, (*SUFFIXES, INDEX, ONNX)):
         raise ValueError(
             f"--output must not end like a float checkpoint; found {output}. Use .hemp"
         )
@@ -175,6 +182,14 @@ def _decompress(options: argparse.Namespace) -> None:
     print(f"{options.output}: {count} tensors, {os.path.getsize(options.output):,} bytes")
 
 
+def _export(options: argparse.Namespace) -> None:
+    command = _suite("export", "export_command")
+    size = command.export(
+        options.file, options.model, options.inputs, options.output, opset=options.opset
+    )
+    print(f"{options.output}: {size:,} bytes")
+
+
 def _inspect(options: argparse.Namespace) -> None:
     summary = inspect(
         options.file,
@@ -184,7 +199,7 @@ def _inspect(options: argparse.Namespace) -> None:
         max_bytes=options.max_bytes,
         threads=options.threads,
     )
-    print("\n".join([*_table(summary), "", *_sizes(summary)]))
+    print("\n".join([*table(summary), "", *sizes(summary)]))
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -219,60 +234,6 @@ def _suite(command: str, module: str) -> Any:
         ) from None
 
 
-def _table(summary: Summary) -> list[str]:
-    """One line a tensor, and one for what belongs to none."""
-    measured = any(tensor.relative_error is not None for tensor in summary.tensors)
-    head = "tensor shape dtype transform coder levels entropy rate bytes share".split()
-    rows: list[tuple[str, ...]] = [(*head, *["error"] * measured)]
-    for tensor in summary.tensors:
-        quantized = tensor.num_levels > 0
-        rows.append(
-            (
-                "".join(c if c.isprintable() else ascii(c)[1:-1] for c in tensor.name),
-                "x".join(map(str, tensor.shape)) or "scalar",
-                tensor.dtype,
-                tensor.transform if quantized else "",
-                tensor.coder,
-                str(tensor.num_levels) if quantized else "",
-                f"{tensor.entropy_bits_per_weight:.3f}" if quantized else "",
-                f"{8 * tensor.bytes / max(tensor.num_entries, 1):.3f}",
-                f"{tensor.bytes:,}",
-                f"{tensor.bytes / summary.file_bytes:.1%}",
-                *[f"{tensor.relative_error or 0:.2%}"] * measured,
-            )
-        )
-    rest = summary.file_bytes - sum(tensor.bytes for tensor in summary.tensors)
-    label = "header, directory, checksums"
-    rows.append(
-        (label, *[""] * 7, f"{rest:,}", f"{rest / summary.file_bytes:.1%}", *[""] * measured)
-    )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        left = [cell.ljust(width) for cell, width in zip(row[:5], widths[:5], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[5:], widths[5:], strict=True)]
-        lines.append("  ".join(left + right))
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
-
-
-def _sizes(summary: Summary) -> list[str]:
-    """The three sizes: what the entropy promises, what the file has, what the floats had."""
-    quantized = sum(
-        tensor.num_entries
-        for tensor in summary.tensors
-        if tensor.num_levels and not tensor.coder.startswith("alias")
-    )
-    estimate = quantized * summary.entropy_bits_per_weight / 8
-    return [
-        f"entropy estimate  {estimate:>13,.0f} bytes  "
-        f"{summary.entropy_bits_per_weight:.3f} bits for each of {quantized:,} quantized weights",
-        f"file              {summary.file_bytes:>13,} bytes  "
-        f"{summary.bits_per_weight:.3f} bits for each of {summary.float_bytes // 4:,} entries",
-        f"float model       {summary.float_bytes:>13,} bytes  "
-        f"{summary.compression_ratio:.1f} times the file",
-    ]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hemp", description="Small files for trained networks.")
     parser.add_argument("--version", action="version", version=f"hemp {__version__}")
@@ -281,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     compress = commands.add_parser("compress", help="quantize and code a checkpoint, untrained")
     compress.set_defaults(run=_compress)
     compress.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help=f"{', '.join(SUFFIXES)} or {INDEX}"
+        "checkpoint", metavar="CHECKPOINT", help=f"{', '.join(SUFFIXES)}, {INDEX} or {ONNX}"
     )
     compress.add_argument("-o", "--output", metavar="FILE", required=True, help="the .hemp file")
     compress.add_argument("--num-levels", type=int, metavar="N", help="default: by the error")
@@ -325,9 +286,25 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         metavar="CHECKPOINT",
         required=True,
-        help=".safetensors, a tensor at a time, or .pt or .ckpt, all of them in memory",
+        help=".safetensors, a tensor at a time, .pt or .ckpt, or .onnx of a file made of one",
     )
     _add_max_bytes(expand)
+
+    export = commands.add_parser("export", help="an ONNX model of a network with a file's weights")
+    export.set_defaults(run=_export)
+    export.add_argument("file", metavar="FILE")
+    export.add_argument("-o", "--output", metavar="ONNX", required=True, help="the .onnx file")
+    export.add_argument(
+        "--model", metavar="M", required=True, help="package.module:build, or a name of the zoo"
+    )
+    export.add_argument(
+        "--inputs",
+        nargs="+",
+        metavar="SHAPE",
+        required=True,
+        help="one for each input, such as 1x3x32x32 or 1x12:int64",
+    )
+    export.add_argument("--opset", type=int, metavar="N", help="of ONNX; default: PyTorch's own")
 
     look = commands.add_parser("inspect", help="a table of what is in a file")
     look.set_defaults(run=_inspect)
@@ -363,7 +340,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("with a network", "smaller, and measured where inputs are")
-    group.add_argument("--model", metavar="M", help="package.module:build, or a name of the zoo")
+    group.add_argument(
+        "--model",
+        metavar="M",
+        help="package.module:build, or a name of the zoo, torchvision, timm or transformers",
+    )
     group.add_argument("--inputs", metavar="DATA", help="folder of images, .npy or .safetensors")
     group.add_argument("--image-size", type=int, metavar="N", help="scale and cut images to N x N")
     ends = group.add_mutually_exclusive_group()

@@ -52,7 +52,11 @@ def num_levels_for(bits: float) -> int:
 
 
 class Distilled(LightningModule):
-    """A network that is trained to say what its float copy says."""
+    """A network that is trained to say what its float copy says.
+
+    Attributes:
+        steps: Optimizer steps of the whole training.
+    """
 
     def __init__(
         self, network: nn.Module, teacher: nn.Module, distance: Distance, steps: int
@@ -60,7 +64,7 @@ class Distilled(LightningModule):
         super().__init__()
         self.network = network
         self._distance = distance
-        self._steps = steps
+        self.steps = steps
         # outside of `modules()`: neither trained nor in the file
         self._teacher = [copy.deepcopy(teacher).eval().requires_grad_(False)]
 
@@ -72,9 +76,11 @@ class Distilled(LightningModule):
         return self._distance(call(self.network), wanted)
 
     def configure_optimizers(self) -> Any:
-        """Adam, its rate falling to 0 under half a cosine."""
+        """Adam, its rate falling to 0 under half a cosine, whose end may come nearer."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self._steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: (1 + math.cos(math.pi * min(1.0, step / self.steps))) / 2
+        )
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def transfer_batch_to_device(self, batch: Call, *_: Any) -> Call:
@@ -97,16 +103,36 @@ class _Batches:
 
 
 class _Watch(Callback):
-    """Moves the bar, and ends the training when time is up."""
+    """Moves the bar, and lets training end in time where steps take longer than they did at first.
 
-    def __init__(self, progress: Progress) -> None:
+    Args:
+        progress: Is moved on.
+        seconds: Time that training may take.
+        epochs: How long it is to be where time is no matter.
+    """
+
+    def __init__(self, progress: Progress, seconds: float, epochs: int) -> None:
         self._progress = progress
+        self._epochs = epochs
+        self._begin = progress.seconds
+        self._seconds = seconds
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """One step is done."""
         self._progress.step()
         if self._progress.seconds_left < 0:
             trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Plan fewer epochs: a rate that has fallen to 0 is worth more than steps at a high one."""
+        assert isinstance(pl_module, Distilled)
+        if self._seconds == math.inf:
+            return
+        done = trainer.current_epoch + 1
+        took = max(1e-6, self._progress.seconds - self._begin)
+        more = max(1, int((self._seconds - took) * done / took))
+        trainer.fit_loop.max_epochs = epochs = min(self._epochs, done + more)
+        pl_module.steps = epochs * int(trainer.num_training_batches)
 
 
 def varied(call: Call) -> Call:
@@ -194,7 +220,7 @@ def distil(
                 accelerator="gpu" if device.type == "cuda" else device.type,
                 devices=[device.index or 0] if device.type == "cuda" else 1,
                 max_epochs=epochs,
-                callbacks=[callback, _Watch(progress)],
+                callbacks=[callback, _Watch(progress, seconds, wanted)],
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,

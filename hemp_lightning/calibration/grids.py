@@ -36,15 +36,21 @@ def quantizable(network: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def steps_of(weights: Mapping[str, Tensor], error: float) -> dict[str, float]:
-    """Steps whose relative squared errors, taken over all tensors, have the sum `error`.
+def steps_of(
+    weights: Mapping[str, Tensor], error: float, curvatures: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Steps of all tensors from one number.
 
-    A tensor of `n` weights makes an error in proportion to `n^0.75`: between equal errors for all
-    tensors, and errors per weight, at which a bit more or less pays the same everywhere.
+    With curvatures each weight makes the same share of the error of the outputs, at which a bit
+    more or less pays the same everywhere. No step is wider than the deviation of its tensor, while
+    `error` is small. Without curvatures a tensor of `n` weights makes a relative squared error in
+    proportion to `n^0.75`: between equal errors for all tensors, and errors per weight.
 
     Args:
         weights: Tensors by name, any shapes.
-        error: Sum over tensors of squared error / squared weights, above 0.
+        error: Relative squared error of the outputs, above 0; without curvatures the sum over
+            tensors of squared error / squared weights.
+        curvatures: Of the outputs along single weights, see `Probe`; None if not known.
 
     Returns:
         Steps in units of the weights; 0 for a tensor of zeros.
@@ -52,14 +58,23 @@ def steps_of(weights: Mapping[str, Tensor], error: float) -> dict[str, float]:
     Example:
         >>> steps_of({"a": torch.ones(100)}, 0.03)
         {'a': 0.6}
+        >>> round(steps_of({"a": torch.ones(100)}, 0.03, {"a": 0.01})["a"], 3)
+        0.6
     """
+    deviations = {n: float(t.detach().double().square().mean().sqrt()) for n, t in weights.items()}
+    if curvatures is not None:
+        each = error / sum(tensor.numel() for tensor in weights.values())
+        widest = max(1.0, math.sqrt(12 * error))
+        return {
+            name: min(widest * size, math.sqrt(12 * each / max(curvatures[name], 1e-30)))
+            for name, size in deviations.items()
+        }
     shares = {name: tensor.numel() ** SHARE for name, tensor in weights.items()}
     total = sum(shares.values())
-    steps = {}
-    for name, tensor in weights.items():
-        deviation = float(tensor.detach().double().square().mean().sqrt())
-        steps[name] = deviation * math.sqrt(12 * error * shares[name] / total)
-    return steps
+    return {
+        name: size * math.sqrt(12 * error * shares[name] / total)
+        for name, size in deviations.items()
+    }
 
 
 def grid_codebook(weights: Tensor, step: float, transform: str = "none") -> Codebook:
@@ -93,10 +108,13 @@ def transforms_of(weights: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def grid_codebooks(
-    weights: Mapping[str, Tensor], error: float, transforms: Mapping[str, str]
+    weights: Mapping[str, Tensor],
+    error: float,
+    transforms: Mapping[str, str],
+    curvatures: Mapping[str, float] | None = None,
 ) -> dict[str, Codebook]:
     """Codebooks of all tensors by the steps of `steps_of`, under their transforms."""
-    steps = steps_of(weights, error)
+    steps = steps_of(weights, error, curvatures)
     return {n: grid_codebook(t, steps[n], transforms[n]) for n, t in weights.items()}
 
 

@@ -17,7 +17,7 @@ from hemp_lightning.calibration.covariance import (
     sensitivities,
 )
 from hemp_lightning.calibration.inputs import Inputs
-from hemp_lightning.calibration.second_order import round_tensor, step_for
+from hemp_lightning.calibration.second_order import factor_of, round_tensor, step_for
 from hemp_lightning.quantization.codebook import Codebook
 
 MOST_INPUTS = 512
@@ -56,6 +56,7 @@ class Rounding:
             self._sensitivities[name] = (own + 0.1 * mean).clamp_min(1e-20)
         layers = layers_of(network, self._names, self._inputs)
         self._moments = moments_of(network, layers, self._inputs) if layers else {}
+        self._factors = self._factors_of(self._moments)  # each takes as long as a pass or two
 
     def usual_price(self) -> float:
         """The price at which rounding costs a few percent of the weights."""
@@ -67,6 +68,13 @@ class Rounding:
             total += weights.numel()
         return USUAL_ERROR * math.exp(weighted / total)
 
+    def steps(self, price: float) -> dict[str, float]:
+        """Step of each tensor, in units of its weights, at a price of a bit."""
+        return {
+            name: step_for(own, self._network.get_parameter(name), price)
+            for name, own in self._sensitivities.items()
+        }
+
     def at_once(self, price: float) -> tuple[nn.Module, dict[str, Codebook]]:
         """A rounded copy, by the inputs that layers of the float network see.
 
@@ -76,7 +84,9 @@ class Rounding:
         network, books = copy.deepcopy(self._network), {}
         layers = {layer.name: layer for layer in layers_of(network, self._names, self._inputs)}
         for name in self._names:
-            books[name] = self._round(network, name, layers.get(name), price, self._moments)
+            books[name] = self._round(
+                network, name, layers.get(name), price, self._moments, self._factors
+            )
         return network, books
 
     def layer_by_layer(self, price: float) -> tuple[nn.Module, dict[str, Codebook]]:
@@ -84,14 +94,23 @@ class Rounding:
         network, books = copy.deepcopy(self._network), {}
         layers = layers_of(network, self._names, self._inputs)
         for name in set(self._names) - {layer.name for layer in layers}:
-            books[name] = self._round(network, name, None, price, {})
+            books[name] = self._round(network, name, None, price, {}, {})
         size = max(1, math.ceil(len(layers) / MOST_PASSES))
         for start in range(0, len(layers), size):
             together = layers[start : start + size]
             moments = moments_of(network, together, self._inputs)
             for layer in together:
-                books[layer.name] = self._round(network, layer.name, layer, price, moments)
+                factors = self._factors_of({layer.name: moments[layer.name]})
+                books[layer.name] = self._round(network, layer.name, layer, price, moments, factors)
         return network, books
+
+    def _factors_of(self, moments: Mapping[str, Moments]) -> dict[str, Tensor]:
+        return {
+            name: factor_of(
+                own.second, self._network.get_parameter(name).shape, self._transforms[name]
+            )
+            for name, own in moments.items()
+        }
 
     @torch.no_grad()
     def _round(
@@ -101,6 +120,7 @@ class Rounding:
         layer: Layer | None,
         price: float,
         moments: Mapping[str, Moments],
+        factors: Mapping[str, Tensor],
     ) -> Codebook:
         """Round one tensor of `network` in place."""
         weights = network.get_parameter(name)
@@ -110,7 +130,7 @@ class Rounding:
             weights,
             step,
             self._sensitivities[name],
-            None if own is None else own.second,
+            factors.get(name),
             self._transforms[name],
         )
         if layer is not None and own is not None:

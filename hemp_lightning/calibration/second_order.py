@@ -64,7 +64,7 @@ def round_tensor(
     weights: Tensor,
     step: float,
     sensitivity: Tensor,
-    second: Tensor | None,
+    factor: Tensor | None,
     transform: str = "none",
     passes: int = 2,
 ) -> tuple[Tensor, Codebook]:
@@ -74,8 +74,8 @@ def round_tensor(
         weights: `(rows, ...)`, float32.
         step: Distance of levels, above 0; 0 for a tensor of zeros.
         sensitivity: How much each row counts, `(rows,)`.
-        second: Mean of `x x^T` over inputs of the layer, `(groups, columns, columns)`; None where
-            it is not known, for rounding with a price alone.
+        factor: Of the second moments of the layer's inputs, see `factor_of`; None where they are
+            not known, for rounding with a price alone.
         transform: One of `hemp_lightning.quantization.transforms.TRANSFORMS`.
         passes: Rounds; from the second on, lengths are those of the coder in the contexts of the
             round before.
@@ -88,8 +88,7 @@ def round_tensor(
     own = coefficients_of(weights.detach().float(), transform)
     matrix = own.reshape(len(own), -1) / step
     rows, columns = matrix.shape
-    groups = 1 if second is None else len(second)
-    factor = None if second is None else _factor(_turned(second, weights.shape, transform))
+    groups = 1 if factor is None else len(factor)
     prices = PRICE * (sensitivity.mean() / sensitivity.clamp_min(1e-30))
     prices = prices.clamp(PRICE / _ROW_RANGE, PRICE * _ROW_RANGE).to(matrix).reshape(groups, -1)
     grouped = matrix.reshape(groups, rows // groups, columns)
@@ -151,14 +150,27 @@ def _columns(
     return found
 
 
-def _factor(second: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverse of damped second moments of mean diagonal 1."""
-    second = second.double()
+def factor_of(second: Tensor, shape: torch.Size, transform: str = "none") -> Tensor:
+    """What carries errors from column to column: the upper Cholesky factor of `A^-1`.
+
+    Args:
+        second: Mean of `x x^T` over inputs of the layer, `(groups, columns, columns)`. It is scaled
+            to a mean of 1 on its diagonal, and damped.
+        shape: Of the weights.
+        transform: Under which they are rounded.
+
+    Returns:
+        float32, of the shape of `second`.
+
+    Example:
+        >>> round(factor_of(4 * torch.eye(3)[None], torch.Size((2, 3)))[0, 0, 0].item(), 3)
+        0.995
+    """
+    second = _turned(second, shape, transform).double()
     size = second.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     second = second / size.clamp_min(1e-30)
-    eye = torch.eye(second.shape[1], dtype=second.dtype, device=second.device)
-    damped = second + DAMPING * eye
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    second.diagonal(dim1=1, dim2=2).add_(DAMPING)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(second))
     return torch.linalg.cholesky(inverse, upper=True).float()
 
 

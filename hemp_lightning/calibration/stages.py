@@ -16,6 +16,7 @@ from hemp_lightning.calibration.candidates import NEAR, Candidate, Judge, check_
 from hemp_lightning.calibration.distances import Distance, are_scores
 from hemp_lightning.calibration.grids import grid_codebooks, quantizable, transforms_of
 from hemp_lightning.calibration.inputs import Inputs, read_inputs
+from hemp_lightning.calibration.probe import Probe, noise_for
 from hemp_lightning.calibration.progress import Progress
 from hemp_lightning.calibration.rounding import Rounding
 from hemp_lightning.calibration.search import land_on_bytes, land_on_drop
@@ -81,6 +82,7 @@ class Work:
         self.results: list[StageResult] = []
         self.parameters = quantizable(network)
         self.transforms = transforms_of(self.parameters)
+        self.probe: Probe | None = None
         self.rounding: Rounding | None = None
         self.training: Inputs | None = None
         self.held_back: Inputs | None = None
@@ -111,11 +113,14 @@ class Work:
         begin = self.progress.seconds
         self.progress.stage("grid", 14)
         weights = {name: p.detach() for name, p in self.parameters.items()}
+        noise = noise_for(self.network) if weights else None
+        if noise is not None:
+            self.probe = Probe(self.network, self.parameters, noise)
         made: dict[float, Candidate] = {}
 
         def candidate(error: float) -> Candidate:
             if error not in made:
-                books = grid_codebooks(weights, error, self.transforms)
+                books = self._grids(error)
                 summary = self.judge.write(self.network, books)
                 made[error] = self.judge.measure("grid", summary, weights)
                 self._show()
@@ -124,13 +129,13 @@ class Work:
 
         def size(error: float) -> int:
             self.progress.step()
-            return self.judge.size(self.network, grid_codebooks(weights, error, self.transforms))
+            return self.judge.size(self.network, self._grids(error))
 
         if self.target_bytes is not None and weights:
             error = land_on_bytes(size, self.target_bytes, 0.1, FINEST, COARSEST)
             found = candidate(error)
             if COARSEST > error > FINEST and found.bytes < NEAR * self.target_bytes:
-                books = self._filled_up(weights, error, self.target_bytes)
+                books = self._filled_up(error, self.target_bytes)
                 found = self.judge.measure("grid", self.judge.write(self.network, books), weights)
         elif self.max_drop is not None and weights:
             limit = self.max_drop
@@ -139,25 +144,40 @@ class Work:
                 return candidate(error).drop or 0.0
 
             found = candidate(land_on_drop(drop, limit, SAFE_ERROR, FINEST))
+        elif self.probe is not None:
+            probe = self.probe
+            found = candidate(
+                land_on_drop(
+                    lambda error: probe.error(self._grids(error)), probe.safe, probe.safe**2, FINEST
+                )
+            )
         else:
             found = candidate(SAFE_ERROR)
         self._note("grid", found, begin)
 
-    def _filled_up(
-        self, weights: dict[str, Tensor], error: float, target: int
-    ) -> dict[str, Codebook]:
-        """Codebooks of finer steps for some tensors, where those for all jump over the target."""
-        books = grid_codebooks(weights, error, self.transforms)
+    def _grids(self, error: float) -> dict[str, Codebook]:
+        """Grids for an error of all tensors, by what the network makes of noise if that is known.
+
+        Args:
+            error: See `steps_of`.
+        """
+        weights = {name: p.detach() for name, p in self.parameters.items()}
+        curvatures = None if self.probe is None else self.probe.curvatures
+        return grid_codebooks(weights, error, self.transforms, curvatures)
+
+    def _filled_up(self, error: float, target: int) -> dict[str, Codebook]:
+        """Codebooks of finer steps, their cells priced, where grids alone jump over the target."""
+        from hemp_lightning.training.trim import trim
+
+        weights = {name: p.detach() for name, p in self.parameters.items()}
         for factor in (0.9, 0.75, 0.6, 0.45):
-            finer = grid_codebooks(weights, factor * error, self.transforms)
-            for name in books:
-                trial = {**books, name: finer[name]}
-                size = self.judge.size(self.network, trial)
-                if size <= target:
-                    books = trial
-                    if size >= NEAR * target:
-                        return books
-        return books
+            finer = self._grids(factor * error)
+            if self.judge.size(self.network, finer) > target:
+                try:
+                    return trim(weights, finer, target, lambda b: self.judge.size(self.network, b))
+                except ValueError:
+                    break
+        return self._grids(error)
 
     def _round(self) -> None:
         """Second-order rounding, first by what the float network sees, then layer by layer."""
@@ -294,6 +314,7 @@ class Work:
             def size(error: float) -> int:
                 return self.judge.size(network, grid_codebooks(weights, error, self.transforms))
 
+            # by the weights as trained: what noise said was of the float ones
             error = land_on_bytes(size, target, 0.1, FINEST, COARSEST)
             return grid_codebooks(weights, error, self.transforms)
 

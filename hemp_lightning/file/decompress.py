@@ -8,6 +8,8 @@ import torch
 
 from hemp_lightning.file.checkpoints import SUFFIXES, has_suffix, same_file
 from hemp_lightning.file.load import load
+from hemp_lightning.file.onnx_files import SUFFIX as ONNX
+from hemp_lightning.file.onnx_files import write_onnx
 from hemp_reader.converting import convert
 from hemp_reader.replacing import replacing
 
@@ -23,7 +25,8 @@ def decompress(
     """Decode a `.hemp` file into a checkpoint, all or nothing.
 
     A `.safetensors` file is written tensor by tensor, and tied tensors stand in it twice, as that
-    format knows no sharing. The other forms need all tensors in memory.
+    format knows no sharing. The other forms need all tensors in memory. An `.onnx` file takes a
+    file that was made of one, see `save_onnx`.
 
     Args:
         path: The `.hemp` file.
@@ -37,14 +40,17 @@ def decompress(
 
     Raises:
         HempFileError: As `hemp_lightning.load`.
-        ValueError: If the suffix is none of `SUFFIXES`, `output` is `path`, or the form cannot
-            hold a tensor.
+        ValueError: If the suffix is none of `SUFFIXES` nor `.onnx`, `output` is `path`, or the
+            form cannot hold a tensor.
         OSError: If a file cannot be read or written.
     """
-    if not has_suffix(output, SUFFIXES):
-        raise ValueError(f"FILE must end in {', '.join(SUFFIXES)}; found {os.fspath(output)}")
+    if not has_suffix(output, (*SUFFIXES, ONNX)):
+        words = ", ".join((*SUFFIXES, ONNX))
+        raise ValueError(f"FILE must end in {words}; found {os.fspath(output)}")
     if same_file(path, output):
         raise ValueError(f"`output` must be another file than the input; found {output} for both")
+    if has_suffix(output, (ONNX,)):
+        return write_onnx(path, output, max_bytes=max_bytes, threads=threads)
     if not has_suffix(output, (".safetensors",)):
         state = load(path, base=base, max_bytes=max_bytes, threads=threads)
         with replacing(output) as temporary:

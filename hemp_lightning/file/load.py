@@ -1,9 +1,9 @@
-"""Reading a `.hemp` file into tensors: `load` and `load_into`."""
+"""Reading a `.hemp` file into tensors: `load`, `load_into` and `from_file`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,46 @@ def decoded(file: HempFile, threads: int | None = None) -> Iterator[tuple[str, T
         contents_of(file),
         count_threads(threads),
     )
+
+
+def from_file(
+    path: str | os.PathLike[str],
+    build: Callable[[], nn.Module],
+    *,
+    max_bytes: int | None = None,
+) -> nn.Module:
+    """Build a network and read its weights from a file.
+
+    Args:
+        path: A `.hemp` file.
+        build: Returns the network, whose keys and shapes are those of the file.
+        max_bytes: See `load`.
+
+    Returns:
+        The network in evaluation mode, on the devices where `build` put it. `requires_grad` stays
+        as it was.
+
+    Raises:
+        HempFileError: As `load`.
+        TypeError: If `build` is not callable, or returns no module.
+        ValueError: As `load_into`.
+
+    Example:
+        >>> import tempfile
+        >>> from hemp_lightning import save
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> summary = save(nn.Linear(3, 2), f"{folder.name}/net.hemp")
+        >>> from_file(summary.path, lambda: nn.Linear(3, 2)).training
+        False
+    """
+    if not callable(build) or isinstance(build, nn.Module):
+        raise TypeError(
+            f"`build` must be a callable that returns a module; found {type(build).__name__}"
+        )
+    model = build()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`build` must return a module; found {type(model).__name__}")
+    return load_into(model, path, max_bytes=max_bytes).eval()
 
 
 def load_into(

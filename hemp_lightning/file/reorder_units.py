@@ -57,12 +57,14 @@ class _Link:
         between: Names of modules between the two that hold numbers for each unit.
         behind: Name of the next layer; its weight has the units on the second axis.
         keeps_zero: A unit that is 0 arrives there as 0.
+        norm: Name of the last norm between, if what it makes 0 arrives there as 0; else empty.
     """
 
     layer: str
     between: tuple[str, ...]
     behind: str
     keeps_zero: bool
+    norm: str
 
 
 @torch.no_grad()
@@ -71,9 +73,9 @@ def reordered_state(
 ) -> dict[str, Tensor]:
     """A state_dict of the same function, with the silent units of hidden layers behind the others.
 
-    A unit is empty if its own weights and its bias are 0, and the activations behind it leave that
-    0: the weights that listen to it hear nothing and become 0, too. A unit is silent if all weights
-    behind it are 0. Its own weights then do nothing and become 0,
+    A unit is empty if its own weights and its bias are 0, or those of the norm behind it, and the
+    activations behind leave that 0: the weights that listen to it hear nothing and become 0, too.
+    A unit is silent if all weights behind it are 0. Its own weights then do nothing and become 0,
     its bias becomes the commonest of the others. All units of such a layer are sorted by how many
     weights they have, those with most first. A layer without a silent unit stays as it is, and so
     does one whose units something else may see: it is called twice, shares a tensor, its output
@@ -126,11 +128,15 @@ def _unheard(
 ) -> dict[str, Tensor]:
     """The weight behind a link with 0 where it listens to empty units; nothing if it never does."""
     behind = f"{link.behind}.weight"
-    if not link.keeps_zero or not _takes_zero(behind, books):
+    sources = [link.layer] * link.keeps_zero + [link.norm] * bool(link.norm)
+    if not sources or not _takes_zero(behind, books):
         return {}
-    own = [_values(name, state, books) for name in state if name.startswith(f"{link.layer}.")]
-    units = len(own[0])
-    empty = torch.stack([(value == 0).reshape(units, -1).all(1) for value in own]).all(0)
+    units = len(state[f"{link.layer}.weight"])
+    empty = torch.zeros(units, dtype=torch.bool)
+    for source in sources:
+        own = [f"{source}.{leaf}" for leaf in ("weight", "bias") if f"{source}.{leaf}" in state]
+        values = [(_values(name, state, books) == 0).reshape(units, -1).all(1) for name in own]
+        empty |= torch.stack(values).all(0)
     blocks = state[behind].unflatten(1, (units, -1))
     if not (_values(behind, state, books).unflatten(1, (units, -1))[:, empty] != 0).any():
         return {}
@@ -205,10 +211,18 @@ def _lone(module: nn.Module, graph: fx.Graph) -> set[str]:
         for name, part in named
         if calls[name] == modules[id(part)] == 1
         and not any(read.startswith(f"{name}.") for read in reads)
-        # hooks may see the units, as those of weight_norm and torch.nn.utils.prune do
-        and not (part._forward_hooks or part._forward_pre_hooks)
+        and not _has_hooks(part)
         and all(owners[id(tensor)] == 1 for tensor in (*part.parameters(), *part.buffers()))
     }
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    """Whether hooks may see the units, as those of weight_norm and torch.nn.utils.prune do.
+
+    A hook with `sees_units` set to False says that it does not.
+    """
+    hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    return any(getattr(hook, "sees_units", True) for hook in hooks)
 
 
 def _is_layer(part: nn.Module) -> bool:
@@ -220,10 +234,10 @@ def _is_layer(part: nn.Module) -> bool:
 def _link(first: fx.Node, parts: Mapping[str, nn.Module], lone: set[str]) -> _Link | None:
     """Follow the output of a layer to the next one; None if anything on the way is not known."""
     node, layer = first, parts[str(first.target)]
-    units = len(layer.get_parameter("weight"))
+    units = len(_weight_of(layer))
     maps = isinstance(layer, _ConvNd)  # units are the second axis of what goes on, not the last
     between: list[str] = []
-    flat, keeps_zero = False, True
+    flat, keeps_zero, norm = False, True, ""
     while len(node.users) == 1:
         user = next(iter(node.users))
         if user.all_input_nodes != [node]:
@@ -232,23 +246,31 @@ def _link(first: fx.Node, parts: Mapping[str, nn.Module], lone: set[str]) -> _Li
         part = parts.get(name) if user.op == "call_module" else None
         if part is not None and _is_layer(part):
             fits = isinstance(part, _ConvNd) == (maps and not flat)
-            if not fits or name not in lone or part.get_parameter("weight").shape[1] % units:
+            if not fits or name not in lone or _weight_of(part).shape[1] % units:
                 return None
-            return _Link(str(first.target), tuple(between), name, keeps_zero)
+            return _Link(str(first.target), tuple(between), name, keeps_zero, norm)
         spatial = maps and not flat
         if spatial and _counts_units(part, units):
             if name not in lone:
                 return None
             between.append(name)
             keeps_zero = False
+            norm = name if isinstance(part, _BatchNorm) and part.affine else ""
         elif spatial and _flattens(user, part):
             flat = True
         elif not _treats_alike(user, part, spatial):
             return None
         kind = type(part).__name__.lower() if part is not None else _name(user)
-        keeps_zero = keeps_zero and kind not in _MOVES_ZERO
+        keeps_zero, norm = (keeps_zero, norm) if kind not in _MOVES_ZERO else (False, "")
         node = user
     return None
+
+
+def _weight_of(layer: nn.Module) -> Tensor:
+    """The weight, no parameter while training shows quantized weights in its place."""
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    return weight
 
 
 def _counts_units(part: nn.Module | None, units: int) -> bool:

@@ -76,7 +76,8 @@ def run(config: DictConfig, folder: Path) -> dict:
     if results:
         write_results(results, folder)
         (folder / "error.txt").unlink(missing_ok=True)
-        print_table(results, folder)
+        sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+        print_table(results, folder, sweeping)
     return results
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from hemp_lightning.calibration import CompressSummary
-from hemp_lightning.file.checkpoints import read_checkpoint
+from hemp_lightning.file.checkpoints import read_checkpoint, without_prefix
 from hemp_lightning.file.state import Deferred
+from hemp_lightning.suite.named_models import named_networks
 from hemp_reader.errors import listed
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -33,7 +34,8 @@ def read_network(model: str, checkpoint: str, key: str | None) -> nn.Module:
     """The network of `--model` with the tensors of a checkpoint.
 
     Args:
-        model: `package.module:build`, whose `build()` returns a module; or a name of the zoo.
+        model: `package.module:build`, whose `build()` returns a module; or a name of the zoo,
+            torchvision, timm or transformers, see `named_networks`.
         checkpoint: See `read_checkpoint`.
         key: Where the tensors stand in it.
 
@@ -44,17 +46,51 @@ def read_network(model: str, checkpoint: str, key: str | None) -> nn.Module:
         name: tensor.read() if isinstance(tensor, Deferred) else tensor
         for name, tensor in read_checkpoint(checkpoint, key).tensors.items()
     }
-    network = _imported(model) if ":" in model else _of_the_zoo(model, tensors)
+    found: list[str] = []
+    networks: Iterable[nn.Module] = (
+        [_imported(model)]
+        if ":" in model
+        else named_networks(model, tensors, Path(checkpoint).parent)
+    )
+    for network in networks:
+        prefix = without_prefix(list(tensors), list(network.state_dict()))
+        own = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+        reason = _misfit(network, own, model)
+        if not reason:
+            return _filled(network, own)
+        found.append(reason)
+    raise ValueError(f"`checkpoint` must fit --model {model}; {found[0]}")
+
+
+def _misfit(network: nn.Module, tensors: Mapping[str, Tensor], model: str) -> str:
+    """Why a checkpoint does not fit a network; empty if it does."""
     own = network.state_dict()
-    missing = [n for n in own if n not in tensors and not n.endswith("num_batches_tracked")]
+    shared = _shared(network)
+    missing = [
+        name for name in own
+        if name not in tensors
+        and not name.endswith("num_batches_tracked")
+        and not any(other in tensors for other in shared.get(name, ()))
+    ]  # fmt: skip
     unexpected = [name for name in tensors if name not in own]
     shapes = [n for n in own if n in tensors and tensors[n].shape != own[n].shape]
     for word, names in (("lacks", missing), ("has no", unexpected), ("differs in", shapes)):
         if names:
             whose = "`checkpoint`" if word != "has no" else f"the network of {model}"
-            raise ValueError(
-                f"`checkpoint` must fit --model {model}; {whose} {word} {listed(names)}"
-            )
+            return f"{whose} {word} {listed(names)}"
+    return ""
+
+
+def _shared(network: nn.Module) -> dict[str, list[str]]:
+    """Names of the same parameter, for parameters with several: tied heads stand once in files."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: group for group in names.values() if len(group) > 1 for name in group}
+
+
+def _filled(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network with the tensors of a checkpoint, in their dtypes."""
     network.load_state_dict(tensors, strict=False)
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if name in tensors:  # a checkpoint in half precision stays one
@@ -211,23 +247,6 @@ def _imported(model: str) -> nn.Module:
             f"--model must return a module; found {type(network).__name__} from {model}"
         )
     return network
-
-
-def _of_the_zoo(name: str, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A network of the suite, with as many classes as the last weight has rows."""
-    try:
-        from hemp_lightning.suite.models import MODELS, build
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"--model {name} needs the package {error.name!r}; install hemp-lightning[suite], or "
-            "give package.module:build"
-        ) from None
-    if name not in MODELS:
-        raise ValueError(
-            f"--model must be package.module:build or one of {', '.join(MODELS)}; found {name}"
-        )
-    last = [tensor for tensor in tensors.values() if tensor.ndim == 2]
-    return build(name, len(last[-1]) if last else None)
 
 
 def _takes_grey(network: nn.Module) -> bool:

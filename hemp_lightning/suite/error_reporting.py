@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
+from hemp_lightning.suite.words import plain
 from hemp_reader.errors import HempFileError
 
 USER_ERRORS = (
@@ -131,6 +132,11 @@ def one_line(error: BaseException) -> str:
     while isinstance(error, InstantiationException) and error.__cause__:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OverrideParseException):
+        return (
+            f"`{plain(error.override)}`: expected KEY=VALUE; found {text.split(' See ')[0]}. A "
+            "value with = , : or a space stands in two pairs of quotes: KEY='\"a=b\"'"
+        )
     for noise in (" Config search path:", " full_key:"):  # Hydra's, of no use to the reader
         text = text.split(noise)[0]
     plugin = _PLUGIN.search(text)

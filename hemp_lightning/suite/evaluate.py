@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from hemp_lightning.suite.logs import quiet
@@ -114,7 +114,7 @@ def check_metric(config: DictConfig, data: Data, network: nn.Module, metric: Met
         ValueError: It does not.
     """
     tried = config.copy()
-    tried.trainer.limit_val_batches = 1
+    OmegaConf.update(tried, "trainer.limit_val_batches", 1, force_add=True)
     training = network.training
     measure(tried, data, network, metric, "val")
     network.train(training)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -37,15 +38,18 @@ from hemp_lightning.suite.evaluate import (
     metric_of,
 )
 from hemp_lightning.suite.logs import EpochLines
-from hemp_lightning.suite.parts import (
-    Data,
+from hemp_lightning.suite.methods import (
     OwnFormat,
     Starting,
     method_name,
-    new_data,
+    new_grid,
     new_method,
-    new_network,
     new_pruning,
+)
+from hemp_lightning.suite.parts import (
+    Data,
+    new_data,
+    new_network,
     new_task,
     new_teacher,
     part,
@@ -66,6 +70,9 @@ from hemp_lightning.training.callback import HEMPCallback
 
 _log = logging.getLogger(__name__)
 
+_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+"""What Lightning puts into the environment when it starts processes for further devices."""
+
 
 @dataclass
 class Experiment:
@@ -77,6 +84,7 @@ class Experiment:
     task: LightningModule
     metric: Metric
     method: Any  # writes the file and keeps its summary
+    grid: Any  # brings its grid to the method, or None
     snapshot: FloatSnapshot
     trainer: Trainer
     checkpoint: Path | None  # to go on from
@@ -101,9 +109,10 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
     if checkpoint is not None:
         check_resumed(config, checkpoint)
     seed_everything(config.seed, workers=True, verbose=False)
-    method, pruning = new_method(config, folder), new_pruning(config)
+    grid, method, pruning = new_grid(config), new_method(config, folder), new_pruning(config)
     data = new_data(config)
-    starts = [chosen.start_epoch for chosen in (method, pruning) if isinstance(chosen, Starting)]
+    chosen = (pruning, grid, method)
+    starts = [callback.start_epoch for callback in chosen if isinstance(callback, Starting)]
     network = new_network(config, data, start=True)
     chosen_scheduler = part(config, "scheduler")
     task = new_task(
@@ -120,14 +129,14 @@ def prepare(config: DictConfig, folder: Path) -> Experiment:
     metric = metric_of(config, task)
     if not isinstance(task, Classifier):
         check_metric(config, data, network, metric)
-    # The order counts: what prunes works before what writes the file.
+    # The order counts: what prunes works before what quantizes, and that before the entropy term.
     snapshot = FloatSnapshot(min(starts, default=config.trainer.max_epochs), settings_of(config))
     seeds = EpochSeeds(config.seed)
     seeds.watch(data.module)
     rows = [] if checkpoint is None else metrics_in(folder)
-    trainer = _trainer(config, folder, [seeds, snapshot, pruning, method, EpochLines()])
+    trainer = _trainer(config, folder, [seeds, snapshot, *chosen, EpochLines()])
     return Experiment(
-        config, folder, data, task, metric, method, snapshot, trainer, checkpoint, rows
+        config, folder, data, task, metric, method, grid, snapshot, trainer, checkpoint, rows
     )
 
 
@@ -205,7 +214,7 @@ def _relaunched(experiment: Experiment) -> Iterator[None]:
     if experiment.trainer.num_devices == 1 or not HydraConfig.initialized():
         yield
         return
-    before = sys.argv
+    before, known = sys.argv, dict(os.environ)
     hydra: Any = HydraConfig.get()
     sources = [s.path for s in hydra.runtime.config_sources if s.provider == "command-line"]
     more = [f"--config-dir={path.removeprefix('file://')}" for path in sources]
@@ -216,6 +225,9 @@ def _relaunched(experiment: Experiment) -> Iterator[None]:
             yield
         finally:
             sys.argv = before
+            for name in _RANKS:  # else the next job of a sweep takes itself for such a process
+                if name not in known:
+                    os.environ.pop(name, None)
 
 
 def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
@@ -249,7 +261,7 @@ def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
         "pruning": _choice(config, "pruning"),
         "coder": config.coder.name,
         "seed": config.seed,
-        **_settings(experiment.method),
+        **_settings(experiment.method, experiment.grid),
         "metric": metric.name,
         "metric_mode": metric.mode,
         **_measured(metric, found),
@@ -277,12 +289,12 @@ def _results(experiment: Experiment, fit_seconds: float) -> dict[str, Any]:
     return results
 
 
-def _settings(method: Any) -> dict[str, Any]:
+def _settings(method: Any, grid: Any) -> dict[str, Any]:
     """What HEMP and the baselines are told apart by; None for what an own method has not."""
     if isinstance(method, (HEMPCallback, Method)):
         return {
             "order": method.order,
-            "num_levels": method.num_levels,
+            "num_levels": getattr(grid or method, "num_levels", None),
             "lambda_entropy": method.lambda_entropy,
         }
     return dict.fromkeys(("order", "num_levels", "lambda_entropy"))

@@ -128,6 +128,11 @@ class ProgressBar(RichProgressBar):
             shown["bits"] = 32.0 / float(str(ratio))
         return dict(list(shown.items())[:3])
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Lightning's words, with epochs counted from 1 as everywhere else."""
+        most = self.trainer.max_epochs
+        return f"Epoch {current_epoch + 1}{'' if most is None else f'/{most}'}".ljust(10)
+
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """Lightning's columns, the bar itself narrower."""
         from rich.progress import BarColumn

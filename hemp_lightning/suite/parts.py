@@ -1,42 +1,25 @@
-"""The parts of a run, each made from its group of the configuration: ours or the user's own."""
+"""The parts of a run, each made from its group of the configuration: ours or the user's own.
+
+Network, data and task are made here; what prunes, quantizes and writes the file in `methods.py`.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from hydra.utils import instantiate
-from lightning import Callback, LightningDataModule, LightningModule
+from lightning import LightningDataModule, LightningModule
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from hemp_lightning.coding import get_coder, register_coder
-from hemp_lightning.quantization.codebook import Codebook
-from hemp_lightning.suite.baselines import PostTraining
-from hemp_lightning.suite.check_keys import SUITE_KEYS, locate, takes
+from hemp_lightning.suite.check_keys import SUITE_KEYS, takes
 from hemp_lightning.suite.models import load_checkpoint
 
 _log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Starting(Protocol):
-    """A method that sets in at an epoch."""
-
-    start_epoch: int
-
-
-@runtime_checkable
-class OwnFormat(Protocol):
-    """A method whose file `hemp_lightning.load` does not read: it decodes the file itself."""
-
-    def load_into(self, network: nn.Module, path: str | Path) -> nn.Module:
-        """Fill `network` from the file at `path`."""
-        ...
 
 
 @runtime_checkable
@@ -279,110 +262,3 @@ def new_task(config: DictConfig, data: Data, network: nn.Module, **offered: Any)
             "`self.network`, which is what the file holds; found no such attribute"
         )
     return task
-
-
-def new_pruning(config: DictConfig) -> Callback | None:
-    """The pruning method, if there is one."""
-    chosen = part(config, "pruning")
-    return _callback(chosen, "pruning", start_epoch=config.float_epochs) if chosen else None
-
-
-def new_method(config: DictConfig, folder: Path) -> Any:
-    """What writes the file: HEMP, or the method of `quantization=`.
-
-    Raises:
-        ValueError: Both are chosen, or the method never sets in, or the quantizer is none.
-    """
-    hemp, quantization = part(config, "hemp"), part(config, "quantization")
-    if hemp and quantization:
-        raise ValueError(
-            "`hemp` and `quantization`: expected one of the two, each writes the file; found both. "
-            "Type hemp=none or quantization=none"
-        )
-    coder = _known_coder(config.coder)  # an unknown one shows before training, not after
-    path = folder / "model.hemp"
-    if hemp:
-        if part(config, "pruning"):
-            hemp = _on_weights(hemp)
-        method = make(hemp, "hemp")
-        check_quantizer(method.quantizer)
-    elif quantization:
-        offered = {"path": path, "coder": coder, "start_epoch": config.float_epochs}
-        method = _callback(quantization, "quantization", **offered)
-    else:
-        return PostTraining(path=path, coder=coder)
-    epochs = config.trainer.max_epochs
-    start = method.start_epoch if isinstance(method, Starting) else -1
-    untrained = epochs == 0 and bool(hemp)  # quantizes the network as it is
-    if start >= epochs and not untrained:
-        raise ValueError(
-            f"`start_epoch`: expected less than the {epochs} epochs of training, or the method "
-            f"never sets in; found {start}. Raise `epochs` or lower `float_epochs`"
-        )
-    return method
-
-
-def _on_weights(hemp: DictConfig) -> DictConfig:
-    """HEMP for weights that are pruned: a level 0 of cosine coefficients is no weight of 0.
-
-    Raises:
-        ValueError: `hemp.transform` asks for cosine coefficients.
-    """
-    if hemp.get("transform") not in (None, "auto", "none"):
-        raise ValueError(
-            f"`hemp.transform`: expected auto or none with `pruning`, whose zeros stand among the "
-            f"weights; found {hemp.transform}. Type hemp.transform=none or pruning=none"
-        )
-    chosen = hemp.copy()
-    if "transform" in chosen:
-        chosen.transform = "none"
-    return chosen
-
-
-def method_name(config: DictConfig) -> str:
-    """Name of what wrote the file: `hemp`, or the method of `quantization=`."""
-    if part(config, "hemp"):
-        return "hemp"
-    quantization = part(config, "quantization")
-    return part_name(quantization) if quantization else "lloyd_max"
-
-
-def check_quantizer(quantizer: Any) -> None:
-    """Check that a quantizer gives codebooks, on a few weights.
-
-    Raises:
-        ValueError: `fit` gives something else.
-    """
-    found = quantizer.fit(torch.linspace(-1.0, 1.0, 64))
-    if not isinstance(found, Codebook):
-        raise ValueError(
-            f"`hemp.quantizer`: expected `fit(weights, init)` of {type(quantizer).__name__} to "
-            f"return a hemp_lightning.Codebook; found {type(found).__name__}. Return "
-            "Codebook(levels), with levels in ascending order"
-        )
-
-
-def _callback(chosen: DictConfig, group: str, **offered: Any) -> Callback:
-    made = make(chosen, group, **offered)
-    if not isinstance(made, Callback):
-        raise ValueError(
-            f"`{group}._target_`: expected a lightning.Callback; found {type(made).__name__}"
-        )
-    return made
-
-
-def _known_coder(chosen: DictConfig) -> str:
-    """The name of the coder, registered if it is the user's own."""
-    if "number" in chosen:
-        coder = locate(str(chosen["_target_"]), "coder._target_")
-        missing = [word for word in ("name", "encode", "decode") if word not in dir(coder)]
-        if missing:
-            raise ValueError(
-                f"`coder._target_`: expected a class with `name`, `encode` and `decode`; "
-                f"{chosen['_target_']} has no `{missing[0]}`"
-            )
-        register_coder(coder, int(chosen.number))
-        chosen["name"] = coder.name
-    name = str(chosen.name)
-    get_coder(name)
-    return name

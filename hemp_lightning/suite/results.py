@@ -64,12 +64,13 @@ def write_results(results: Mapping[str, Any], folder: Path) -> None:
     partial.replace(folder / "results.json")
 
 
-def print_table(results: Mapping[str, Any], folder: Path) -> None:
+def print_table(results: Mapping[str, Any], folder: Path, sweeping: bool = False) -> None:
     """Print sizes and qualities: the float network, the estimate, the file that was read back.
 
     Args:
         results: The entries of `results.json`.
         folder: The run folder, for the words on what to do next.
+        sweeping: Whether the run is one of a sweep, which says itself what to do next.
     """
     from rich.console import Console
     from rich.table import Table
@@ -82,9 +83,10 @@ def print_table(results: Mapping[str, Any], folder: Path) -> None:
     )
     table = Table(title=f"{r['model']} on {r['dataset']}, {r['method']}, seed {r['seed']}")
     for heading in ("", "bytes", "bits per weight", "ratio", f"test {metric.replace('_', ' ')}"):
-        table.add_column(heading, justify="left" if not heading else "right")
+        last = heading.startswith("test")  # may break into lines, the others stay whole
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=not last)
     start, epochs = min(r["float_epochs"], r["epochs"]), r["epochs"]
-    table.add_row(f"float, {start} epochs", f"{r['float_bytes']:,}", "32", "1", before)
+    table.add_row(f"float, {_epochs(start)}", f"{r['float_bytes']:,}", "32", "1", before)
     if r["entropy_bits_per_weight"] is not None:
         estimate = r["entropy_bits_per_weight"]
         table.add_row(
@@ -102,13 +104,19 @@ def print_table(results: Mapping[str, Any], folder: Path) -> None:
     if 0 < start < epochs:
         console.print(
             f"The float network is the one that {r['method']} began with. The file had "
-            f"{epochs - start} epochs more: it may be the better one.",
+            f"{_epochs(epochs - start)} more: it may be the better one.",
             soft_wrap=True,
         )
     console.print(f"Everything is in {folder}", soft_wrap=True)
+    if sweeping:
+        return
     if r["file"].endswith(".hemp"):
         console.print(f"Next: hemp inspect {folder / r['file']}", soft_wrap=True)
     console.print(f"      hemp report {folder}", soft_wrap=True)
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def draw_weights(

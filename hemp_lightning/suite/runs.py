@@ -139,13 +139,17 @@ def label_of(run: dict[str, Any]) -> str:
     Example:
         >>> label_of({"method": "hemp", "pruning": "lobster", "order": 2})
         'HEMP order 2 + LOBSTER'
+        >>> label_of({"method": "hemp_lsq", "pruning": "none", "order": 2})
+        'HEMP order 2 + LSQ'
     """
-    method = str(run["method"])
+    method, grid = str(run["method"]), []
+    if method.startswith("hemp_"):  # on the grid of another method
+        method, grid = "hemp", [method.removeprefix("hemp_")]
     name = METHODS.get(method, method)
     if run.get("order") is not None:
         name += f" order {run['order']}"
-    pruning = run.get("pruning") or "none"
-    return name if pruning == "none" else f"{name} + {METHODS.get(pruning, pruning)}"
+    pruning = [word for word in (str(run.get("pruning") or "none"),) if word != "none"]
+    return " + ".join([name, *(METHODS.get(more, more) for more in grid + pruning)])
 
 
 def settings_of(run: dict[str, Any]) -> str:

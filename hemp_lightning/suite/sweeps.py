@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import time
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 from hemp_lightning.suite.words import plain
+
+_log = logging.getLogger(__name__)
 
 failures: list[tuple[str, str]] = []
 """Folder and error of each job that failed in the sweep that ended last in this process."""
@@ -32,7 +35,10 @@ def run_name(overrides: str) -> str:
 
 
 class CountFailures(Callback):
-    """Hydra's callback that finds the `error.txt` of jobs that failed, on whatever launcher."""
+    """Hydra's callback that finds the `error.txt` of jobs that failed, on whatever launcher.
+
+    It also lets a search of Optuna that was interrupted run only the trials that are left.
+    """
 
     def __init__(self) -> None:
         self._started = 0.0
@@ -41,6 +47,8 @@ class CountFailures(Callback):
         """Remember when the sweep began: older errors are not its own."""
         failures.clear()
         Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # holds Optuna's study
+        if config.hydra.sweeper.get("storage") and config.hydra.sweeper.get("n_trials"):
+            _run_what_is_left(config)
         self._started = time.time() - 1.0  # the clocks of file systems are coarse
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -48,6 +56,42 @@ class CountFailures(Callback):
         for file in sorted(Path(str(config.hydra.sweep.dir)).rglob("error.txt")):
             if file.stat().st_mtime >= self._started:
                 failures.append((str(file.parent), file.read_text().splitlines()[0]))
+        print_next(str(config.hydra.sweep.dir))
+
+
+def _run_what_is_left(config: DictConfig) -> None:
+    """Lower `n_trials`, which the sweeper counts from now on, by those that a study has behind it.
+
+    A trial that a kill cut off counts as none.
+    """
+    import optuna
+
+    sweeper: Any = config.hydra.sweeper
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
+    except KeyError:  # no such study yet
+        return
+    finally:
+        optuna.logging.set_verbosity(level)
+    done = sum(trial.state.is_finished() for trial in study.trials)
+    asked = int(sweeper.n_trials)
+    if done:
+        _log.warning("the study has %d of %d trials; %d to go", done, asked, max(0, asked - done))
+    with flag_override(config, ["struct", "readonly"], [False, False]):
+        sweeper.n_trials = max(0, asked - done)
+
+
+def print_next(folder: str) -> None:
+    """Print what to do after a sweep.
+
+    Args:
+        folder: Of the sweep.
+    """
+    from rich.console import Console
+
+    Console().print(f"The sweep is in {folder}\nNext: hemp report {folder}", soft_wrap=True)
 
 
 def print_failures() -> None:
@@ -55,7 +99,8 @@ def print_failures() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{len(failures)} jobs of the sweep failed; the others are done")
+    jobs = "1 job" if len(failures) == 1 else f"{len(failures)} jobs"
+    table = Table(title=f"{jobs} of the sweep failed; the others are done")
     table.add_column("job", overflow="fold")
     table.add_column("error", overflow="fold")
     for folder, error in failures:

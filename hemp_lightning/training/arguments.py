@@ -67,6 +67,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"`{name}` must be one of {', '.join(allowed)}; found {arguments[name]!r}"
             )
+    start, end = arguments["start_epoch"], arguments["end_epoch"]
+    if end is not None and (not isinstance(end, Integral) or end <= start):
+        raise ValueError(
+            f"`end_epoch` must be None or an integer above `start_epoch`, {start}; found {end!r}"
+        )
     num_levels = arguments["num_levels"]
     if arguments["rate_model"] == "context" and num_levels > CONTEXT_LEVELS:
         raise ValueError(

@@ -66,6 +66,7 @@ class HEMPCallback(Callback):
         forward: `straight_through` trains through the quantized weights; `continuous`, the paper's
             own, through the real ones.
         start_epoch: Epochs of plain float training before any of this.
+        end_epoch: Epoch from which on both lambdas are 0, and weights stay quantized; None: never.
         warmup_epochs: Epochs over which both lambdas rise linearly from 0; may be a fraction.
         refit_every_n_epochs: Refit the codebooks at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step as well; 0 for never.
@@ -109,6 +110,7 @@ class HEMPCallback(Callback):
         forward: str = "straight_through",
         # When.
         start_epoch: int = 0,
+        end_epoch: int | None = None,
         warmup_epochs: float = 0.0,
         refit_every_n_epochs: int = 1,
         refit_every_n_steps: int = 0,
@@ -136,6 +138,7 @@ class HEMPCallback(Callback):
         self.transform = transform
         self.forward = forward
         self.start_epoch = start_epoch
+        self.end_epoch = end_epoch
         self.warmup_epochs = warmup_epochs
         self.refit_every_n_epochs = refit_every_n_epochs
         self.refit_every_n_steps = refit_every_n_steps
@@ -165,6 +168,7 @@ class HEMPCallback(Callback):
             self.warmup_epochs,
             self.refit_every_n_epochs,
             self.refit_every_n_steps,
+            self.end_epoch,
         )
         self._in_batch = False
         self._ended = False
@@ -235,8 +239,7 @@ class HEMPCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the tensors; refuse what no file could hold."""
         self._fitted = weakref.ref(trainer), weakref.ref(pl_module)
-        self._network.own(pl_module)
-        self._network.follow(pl_module, trainer)
+        self._network.join(trainer, self, pl_module)
         for other in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(other, HEMPCallback) and other is not self:
                 self._network.check_apart(other._network)
@@ -372,7 +375,7 @@ class HEMPCallback(Callback):
         """Write the file, of the network as it is if it was never trained with the terms."""
         self._ended = True
         self._network.forward.close()
-        self._network.follow(pl_module, trainer)
+        self._network.settle(pl_module, trainer)
         if not self.codebooks:
             rank_zero_warn(
                 f"Training ended before `start_epoch` {self.start_epoch}: the network was never "

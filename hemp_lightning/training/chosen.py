@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -48,12 +48,15 @@ class ChosenTensors:
         self.parameters: dict[str, nn.Parameter] = {}
         self._seen: tuple[int | bool | str, ...] = ()
 
-    def update(self, whole: nn.Module, root: nn.Module) -> Changes | None:
+    def update(
+        self, whole: nn.Module, root: nn.Module, more: Collection[int] = ()
+    ) -> Changes | None:
         """Choose again if the network has changed since the last time.
 
         Args:
             whole: The module that is watched for changes.
             root: `whole` or a part of it, whose parameters are chosen.
+            more: The `id` of each parameter that is chosen as well, if it is in `root`.
 
         Returns:
             What changed; None if nothing did.
@@ -75,10 +78,12 @@ class ChosenTensors:
         try:
             found = select_tensors(root, self.tensors)
         except ValueError:
-            if not kept:
+            if not kept and not more:
                 raise
             found = {}
-        self.parameters = {name: p for name, p in root.named_parameters() if name in found | kept}
+        self.parameters = {
+            name: p for name, p in root.named_parameters() if name in found | kept or id(p) in more
+        }
         self._seen = tuple(seen)
         return Changes(
             {

@@ -6,7 +6,7 @@ trained, whichever optimizer steps them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -168,6 +168,7 @@ class EntropyTerm:
         reconstruction: float = 0.0,
         ramp: float = 1.0,
         whole: bool = True,
+        tell: Callable[[Mapping[str, Tensor], float], None] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Add the gradient of both terms to the parameters that an optimizer steps.
 
@@ -179,6 +180,7 @@ class EntropyTerm:
             reconstruction: Factor of the distortion.
             ramp: Factor of both.
             whole: Whether the values returned are to be those of all parameters.
+            tell: Is told the gradient of the rate by the stepped parameters, and its factor.
 
         Returns:
             The rate in bits per weight, and the distortion, None where it was not needed.
@@ -211,6 +213,8 @@ class EntropyTerm:
                 error = errors[name] * (2 * reconstruction / part)
                 gradient, factor = gradient * strength + error, ramp * share
             add_gradient(trained[name], gradient, factor, optimizer, self.insensitivity)
+        if tell is not None:
+            tell({name: gradients[name] for name in stepped}, ramp * strength * share)
         return rate, distortion
 
 

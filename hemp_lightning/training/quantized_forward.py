@@ -342,6 +342,8 @@ class QuantizedForward:
 class _Hook:
     """A hook that copies and pickles of the module do not take along."""
 
+    sees_units = False  # units may come in another order in a file, see `reorder_units`
+
     def __init__(self, call: Callable[[nn.Module], None]) -> None:
         self.call = call
 

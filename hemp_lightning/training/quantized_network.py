@@ -18,6 +18,12 @@ from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.quantization.quantizers import Quantizer
 from hemp_lightning.quantization.transforms import asked_transform
 from hemp_lightning.training.arguments import submodule
+from hemp_lightning.training.beside import (
+    GridOwner,
+    check_beside,
+    grid_owner,
+    transform_beside,
+)
 from hemp_lightning.training.chosen import ChosenTensors
 from hemp_lightning.training.direct_use import used_directly
 from hemp_lightning.training.fit_transformed import fit_transformed
@@ -42,6 +48,9 @@ class QuantizedNetwork:
         codebooks: Codebook of each chosen parameter, by name; empty before the first fit.
         forward: Lets forward passes see quantized weights.
         rates: The code lengths; None without them.
+
+    Codebooks of weights for which a `GridOwner` beside the callback has a grid are the owner's, and
+    it is the owner that shows these weights to forward passes, until `settle`.
     """
 
     def __init__(
@@ -62,6 +71,9 @@ class QuantizedNetwork:
         self._warned = self._told = False
         self._searched = 0  # graphs of a loss
         self._owner: Any = None  # the LightningModule that the codebooks belong to, weakly
+        self._grid: GridOwner | None = None
+        self._shared: dict[str, Codebook | None] = {}  # what it brings, by name
+        self._settled: set[str] = set()  # names of what it has brought
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -81,6 +93,50 @@ class QuantizedNetwork:
         """Let the codebooks belong to `pl_module`; None for the one that is followed next."""
         self._owner = None if pl_module is None else weakref.ref(pl_module)
 
+    def join(self, trainer: Trainer, callback: Any, pl_module: LightningModule) -> None:
+        """Begin with `pl_module`, beside the other callbacks of the Trainer.
+
+        Grids come from the one that brings some, and zeros stay that another holds.
+
+        Raises:
+            ValueError: If what stands beside `callback` does not go with it, or there is nothing to
+                choose.
+        """
+        self.own(pl_module)
+        self._settled = set()
+        check_beside(trainer, callback)
+        self._grid = grid_owner(trainer, callback)
+        root = self.root(pl_module)
+        self._transform = transform_beside(trainer, callback, root, callback.transform)
+        self.follow(pl_module, trainer)
+
+    def settle(self, pl_module: LightningModule, trainer: Trainer) -> None:
+        """Keep the codebooks that were last brought: from now on all are this network's own."""
+        self.follow(pl_module, trainer)
+        self._settled |= self._shared.keys() & self.codebooks.keys()
+        self._grid, self._shared = None, {}
+
+    def tell(self, gradients: Mapping[str, Tensor], strength: float) -> None:
+        """Hand the gradient of the entropy term on to the owner of a grid.
+
+        Args:
+            gradients: Of the rate, by name of the weights.
+            strength: Loss units per bit per weight.
+        """
+        if self._grid is not None:
+            told = {n: gradient for n, gradient in gradients.items() if n in self._shared}
+            self._grid.add_rate({self.parameters[n]: g * strength for n, g in told.items()})
+
+    def _take_grids(self, pl_module: LightningModule) -> dict[int, Codebook | None]:
+        """What the owner of a grid brings now, by the `id` of the parameter."""
+        if self._grid is None:
+            return {}
+        grids = {id(weight): book for weight, book in self._grid.grids(pl_module).items()}
+        self._shared = {n: grids[id(p)] for n, p in self.parameters.items() if id(p) in grids}
+        if self.codebooks:
+            self.codebooks |= {n: book for n, book in self._shared.items() if book is not None}
+        return grids
+
     def follow(self, pl_module: LightningModule, trainer: Trainer) -> bool:
         """Choose again where the network has changed, and fit codebooks to what is new.
 
@@ -98,8 +154,10 @@ class QuantizedNetwork:
                 "belong to the network that it was trained with"
             )
             return False
-        changes = self._chosen.update(pl_module, self.root(pl_module))
+        grids = self._take_grids(pl_module)
+        changes = self._chosen.update(pl_module, self.root(pl_module), grids)
         if changes:
+            self._take_grids(pl_module)
             self.forward.detach()
             renamed = {changes.renamed.get(name, name): b for name, b in self.codebooks.items()}
             for name in [*changes.replaced, *self._transformed_otherwise(renamed)]:
@@ -128,12 +186,17 @@ class QuantizedNetwork:
         return [n for n, word in asked.items() if word not in ("auto", codebooks[n].transform)]
 
     def fit(self, trainer: Trainer) -> None:
-        """Fit all codebooks, each from the one before.
+        """Fit all codebooks, each from the one before; none as long as a grid is to be brought.
 
         Raises:
             ValueError: If a tensor cannot be quantized; its name is told.
         """
-        self._fit(self.parameters, trainer)
+        brought = {name: book for name, book in self._shared.items() if book is not None}
+        if len(brought) < len(self._shared):
+            return
+        own = [name for name in self.parameters if name not in brought.keys() | self._settled]
+        self._fit(own, trainer)
+        self.codebooks |= brought
         self.take_rates()
 
     def take_rates(self) -> None:
@@ -214,6 +277,7 @@ class QuantizedNetwork:
             name
             for name, parameter in trained.items()
             if name not in self.forward.used
+            and name not in self._shared
             and id(parameter) in stepped
             and parameter.grad is not None
             and parameter.grad.any()
@@ -233,7 +297,8 @@ class QuantizedNetwork:
     def quantize(self, pl_module: LightningModule) -> None:
         """Quantize the forward passes to come."""
         self._attach(pl_module)
-        self.forward.quantizers = _quantizers(self.codebooks)
+        own = {name: book for name, book in self.codebooks.items() if name not in self._shared}
+        self.forward.quantizers = _quantizers(own)
         self.forward.enabled = True
 
     def release(self) -> None:

@@ -15,6 +15,7 @@ class Schedule:
         warmup_epochs: Epochs over which both lambdas rise linearly from 0.
         refit_every_n_epochs: Refit at the start of every n-th epoch; 0 for never.
         refit_every_n_steps: Refit after every n-th optimizer step; 0 for never.
+        end_epoch: Epoch from which on both lambdas are 0; None for never.
 
     Example:
         >>> from types import SimpleNamespace
@@ -29,8 +30,10 @@ class Schedule:
         warmup_epochs: float,
         refit_every_n_epochs: int,
         refit_every_n_steps: int,
+        end_epoch: int | None = None,
     ) -> None:
         self._start_epoch = start_epoch
+        self._end_epoch = float("inf") if end_epoch is None else end_epoch
         self._warmup_epochs = warmup_epochs
         self._every_n_epochs = refit_every_n_epochs
         self._every_n_steps = refit_every_n_steps
@@ -56,7 +59,9 @@ class Schedule:
         return begins
 
     def ramp(self, trainer: Trainer) -> float:
-        """Factor of both lambdas, from 0 to 1, linear over `warmup_epochs`."""
+        """Factor of both lambdas, from 0 to 1, linear over `warmup_epochs`; 0 at the end."""
+        if trainer.current_epoch >= self._end_epoch:
+            return 0.0
         if not self._warmup_epochs:
             return 1.0
         epochs = trainer.current_epoch - self._start_epoch + self._batch_fraction

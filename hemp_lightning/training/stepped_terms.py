@@ -114,7 +114,14 @@ class SteppedTerms:
         every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         logs = trainer.global_step % every == 0
         rate, distortion = term.add(
-            optimizer, trained, codebooks, now.entropy, now.reconstruction, now.ramp, whole=logs
+            optimizer,
+            trained,
+            codebooks,
+            now.entropy,
+            now.reconstruction,
+            now.ramp,
+            whole=logs,
+            tell=network.tell,
         )
         if logs:
             log_terms(pl_module, rate, distortion, now.ramp * now.entropy)

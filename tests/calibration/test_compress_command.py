@@ -9,14 +9,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from hemp_lightning import load_into
+from hemp_lightning import load, load_into
 from hemp_lightning.cli import main
 from hemp_lightning.suite.compress_command import read_data
 
 CODE = """
+import torch
 from torch import nn
 def build():
     return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+def noisy():
+    network = build()
+    network.register_forward_hook(lambda module, args, found: found + torch.randn_like(found))
+    return network
 def broken():
     raise OSError("no weights")
 number = 3
@@ -31,6 +36,8 @@ def folder(tmp_path, monkeypatch):
     network = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
     torch.save({"state_dict": network.state_dict()}, tmp_path / "net.pt")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 20)).astype(np.float32))
+    np.save(tmp_path / "wrong.npy", np.zeros((100, 21), np.float32))
+    np.save(tmp_path / "nan.npy", np.full((100, 20), np.nan, np.float32))
     (tmp_path / "a.hemp").write_bytes(b"old")
     return tmp_path
 
@@ -69,6 +76,27 @@ def test_takes_safetensors_as_inputs(folder):
     assert 0.98 * 1800 <= (folder / "a.hemp").stat().st_size <= 1800
 
 
+def test_takes_shards_in_bfloat16_and_keeps_their_dtype(folder):
+    tensors = torch.load(folder / "net.pt")["state_dict"]
+    tensors = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    shards = {"0.weight": "1.safetensors", "0.bias": "1.safetensors"}
+    shards |= {"2.weight": "2.safetensors", "2.bias": "2.safetensors"}
+    for shard in ("1.safetensors", "2.safetensors"):
+        save_file({n: t for n, t in tensors.items() if shards[n] == shard}, folder / shard)
+    index = {"metadata": {}, "weight_map": shards}
+    (folder / "net.safetensors.index.json").write_text(json.dumps(index))
+    code = main(
+        ["compress", "net.safetensors.index.json", "-o", "a.hemp", "--model", "own_code:build",
+         "--target-bytes", "1500"]
+    )  # fmt: skip
+    assert code == 0
+    found = load(folder / "a.hemp")
+    assert 0.98 * 1500 <= (folder / "a.hemp").stat().st_size <= 1500
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+    for name, tensor in tensors.items():
+        assert (found[name].float() - tensor.float()).norm() < 0.5 * tensor.float().norm()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -76,9 +104,15 @@ def test_takes_safetensors_as_inputs(folder):
         (["--model", "own_code:nothing"], "--model must be .*nothing"),
         (["--model", "own_code:broken"], "--model must be .*OSError: no weights"),
         (["--model", "own_code:number"], "--model must return a module; found int"),
-        (["--model", "resnet19"], "--model must be package.module:build or one of .*resnet20"),
+        (
+            ["--model", "resnet19"],
+            "--model must be package.module:build, or a name .*found resnet19",
+        ),
         (["--model", "lenet300"], "`checkpoint` must fit --model lenet300"),
         (["--inputs", "x.npy"], "--inputs needs --model"),
+        (["--model", "own_code:build", "--inputs", "wrong.npy"], "`inputs` must be what .*64, 21"),
+        (["--model", "own_code:build", "--inputs", "nan.npy"], "`inputs` must be finite"),
+        (["--model", "own_code:noisy", "--inputs", "x.npy"], "must give the same outputs"),
         (["--model", "own_code:build", "--inputs", "y.npy"], "--inputs must exist"),
         (["--model", "own_code:build", "--inputs", "net.pt"], "--inputs must be a folder"),
         (["--model", "own_code:build", "--max-drop", "0.1"], "`max_drop` needs `inputs`"),
@@ -91,10 +125,13 @@ def test_takes_safetensors_as_inputs(folder):
 def test_refuses_in_one_line_and_keeps_the_old_file(folder, capsys, arguments, message):
     import re
 
+    before = sorted(entry.name for entry in folder.iterdir())
     assert main(["compress", "net.pt", "-o", "a.hemp", *arguments]) == 2
     said = capsys.readouterr().err
     assert re.search(message, said) and said.count("\n") == 1
     assert (folder / "a.hemp").read_bytes() == b"old"
+    after = {entry.name for entry in folder.iterdir()} - {"__pycache__"}
+    assert sorted(after) == before
 
 
 def images(folder, sizes, kind="RGB"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +63,12 @@ def names(pages: list[Path]) -> list[str]:
     return [str(page.relative_to(ROOT)) for page in pages]
 
 
+def slow_export(page: Path) -> Any:
+    """A page as a parameter; exporting a network takes PyTorch ten seconds."""
+    marks = [pytest.mark.slow] if page.name == "onnx.md" else []
+    return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
+
+
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 WITH_JAVASCRIPT = [page for page in PAGES if blocks(page, "js")]
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
@@ -74,6 +81,8 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     torch.manual_seed(0)
     shared = {"__name__": "page"}
     for number, code in enumerate(blocks(page, "python")):
+        if file := re.match(r"# (\w+\.py)\n", code):  # a block that says which file it is
+            (tmp_path / file[1]).write_text(code, encoding="utf-8")
         exec(compile(code, f"{page.name}, block {number}", "exec"), shared)
 
 
@@ -91,7 +100,7 @@ def test_javascript_of_a_page_runs(page, tmp_path):
     assert done.stdout
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=names(WITH_COMMANDS))
+@pytest.mark.parametrize("page", [slow_export(page) for page in WITH_COMMANDS])
 def test_commands_of_a_page_are_known(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     prepare(tmp_path)
@@ -145,12 +154,32 @@ def prepare(folder: Path) -> None:
     save_file(model.state_dict(), folder / "model.safetensors")
     run = folder / "outputs" / "DATE" / "TIME"
     run.mkdir(parents=True)
-    for path in (folder / "model.hemp", run / "model.hemp"):
+    (folder / "mynet.py").write_text(
+        "import torch\n\ndef build():\n    return torch.nn.Linear(32, 16)\n"
+    )
+    onnx_model(folder / "model.onnx")
+    for path in (folder / "model.hemp", folder / "net.hemp", run / "model.hemp"):
         save(model, path)
     job = folder / "sweeps" / "default" / "seed=0"
     job.mkdir(parents=True)
     results = ROOT / "benchmarks" / "results" / "lenet5_mnist" / "results_seed0.json"
     shutil.copy(results, job / "results.json")
+
+
+def onnx_model(path: Path) -> None:
+    """A product of matrices, where `onnx` is installed."""
+    try:
+        from onnx import TensorProto, helper, save_model
+    except ModuleNotFoundError:
+        return
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16])],
+        [helper.make_tensor("w", TensorProto.FLOAT, [32, 16], torch.randn(512).tolist())],
+    )
+    save_model(helper.make_model(graph), str(path))
 
 
 def compose(words: list[str]) -> None:

@@ -267,6 +267,38 @@ def test_networks_of_the_zoo(name):
     )
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Sigmoid])
+def test_what_a_norm_makes_0_is_not_listened_to(activation):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), activation(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3)
+    )
+    net = randomized(net)
+    net[1].weight.data[:4] = 0
+    net[1].bias.data[1:] = 0
+    state = reordered_state(net, net.state_dict())
+    heard = [bool(column.any()) for column in state["4.weight"].unbind(1)]
+    # channels 1 to 3 are 0 whatever comes in; a sigmoid makes one half of that
+    assert sum(heard) == (3 if activation is nn.ReLU else 6)
+    images = torch.randn(2, 1, 16, 16)
+    torch.testing.assert_close(
+        says(with_state(net, state), images), says(net, images), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_hooks_that_see_no_units_let_them_move(keeps):
+    def hook(*_):
+        return None
+
+    net = randomized(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
+    net[2].weight.data[:, :3] = 0
+    hook.sees_units = keeps
+    net[0].register_forward_hook(hook)
+    state = reordered_state(net, net.state_dict())
+    assert torch.equal(state["2.weight"], net[2].weight) == keeps
+
+
 def test_a_file_is_smaller_and_computes_the_same(tmp_path):
     torch.manual_seed(0)
     net = build("lenet300")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from hemp_lightning import load, load_into, save
+from hemp_lightning import from_file, load, load_into, save
 from hemp_lightning.coding import CODERS
 from hemp_lightning.file.format.steps import round_to_steps
 from hemp_lightning.file.format.storages import EXACT
@@ -331,3 +331,24 @@ def test_choice_of_tensors_of_a_state_dict(tmp_path, tensors, quantized):
     }
     summary = save(state, tmp_path / "x.hemp", tensors=tensors)
     assert [t.name for t in summary.tensors if t.num_levels] == quantized
+
+
+def test_from_file_builds_reads_and_evaluates(tmp_path):
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 2))
+        model[0].weight.requires_grad_(False)
+        return model
+
+    trained = build()
+    save(trained.state_dict(), tmp_path / "net.hemp", tensors=[])
+    model = from_file(tmp_path / "net.hemp", build)
+    assert not any(module.training for module in model.modules())
+    assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
+    state = load(tmp_path / "net.hemp")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ValueError, match="has no"):
+        from_file(tmp_path / "net.hemp", lambda: nn.Linear(4, 3))
+    with pytest.raises(TypeError, match=r"`build` must be a callable .* found Linear"):
+        from_file(tmp_path / "net.hemp", nn.Linear(4, 3))
+    with pytest.raises(TypeError, match="`build` must return a module; found dict"):
+        from_file(tmp_path / "net.hemp", lambda: {})

@@ -18,7 +18,7 @@ from torch import Tensor
 from hemp_lightning import load
 from hemp_lightning.suite.error_reporting import USER_ERRORS, one_line
 from hemp_lightning.suite.logs import logged
-from tests.suite.test_run import QUICK, ROOT, in_process, results, run
+from tests.suite.test_run import QUICK, ROOT, here, in_process, results, run
 
 pytestmark = pytest.mark.slow
 
@@ -60,11 +60,18 @@ def test_two_devices_write_one_set_of_results(tmp_path: Path) -> None:
     assert 0 < found["accuracy"] <= 1
 
 
+def test_a_sweep_on_two_devices_runs_all_its_jobs(tmp_path: Path) -> None:
+    words = ["-m", *QUICK, "model=lenet300", "trainer.devices=2", "hemp.order=1,2"]
+    run(tmp_path / "s", *words, where="hydra.sweep.dir")
+    found = [results(path.parent) for path in tmp_path.glob("s/*/results.json")]
+    assert sorted(entry["order"] for entry in found) == [1, 2]
+
+
 @pytest.mark.parametrize("word", ["sweep=grid", "launcher=joblib"])
 def test_a_sweep_without_its_sign_is_refused(tmp_path: Path, word: str) -> None:
     if word == "launcher=joblib":
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    done = run(tmp_path / "a", *QUICK, word, code=1)
+    done = here(tmp_path / "a", *QUICK, word, code=1)
     assert f"-m {word}" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "a" / "model.hemp").exists()
 
@@ -140,13 +147,16 @@ def test_a_quantizer_that_gives_no_codebook_is_told_so(tmp_path: Path) -> None:
     assert said.startswith("`hemp.quantizer`: expected") and "Codebook" in said
 
 
-def test_an_unexpected_error_keeps_its_traceback_and_says_where_it_is(tmp_path: Path) -> None:
+def test_an_unexpected_error_keeps_its_traceback_and_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\n\nclass Broken(torch.nn.Linear):\n"
         "    def __init__(self, num_classes):\n        super().__init__(784, num_classes)\n"
         "    def forward(self, images):\n        return images + 'a word'\n"
     )
-    done = run(tmp_path / "a", *QUICK, "model._target_=mine.Broken", code=1)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = here(tmp_path / "a", *QUICK, "model._target_=mine.Broken", code=1)
     error, where = done.stderr.splitlines()[-2:]
     assert error.startswith("error: TypeError: ")
     assert where == f"The traceback is in {tmp_path / 'a' / 'error.txt'}, too."

@@ -50,6 +50,14 @@ def test_a_leaf_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) ->
     assert said.startswith("`model`: expected one of ") and said.endswith("nearest is resnet20")
 
 
+def test_a_word_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(HydraException) as caught:
+        composed(tmp_path, "sweep_name=a=b")
+    said = one_line(caught.value)
+    assert said.startswith("`sweep_name=a=b`: expected KEY=VALUE") and "hydra.cc" not in said
+    assert composed(tmp_path, 'sweep_name="a=b"').sweep_name == "a=b"
+
+
 def test_hydra_says_nothing_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="No module named 'nowhere'"):
         locate("nowhere.Net")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.suite.test_run import QUICK, results, run
+from tests.suite.test_run import QUICK, here, results, run
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def test_a_sweep_on_a_launcher(tmp_path: Path, launcher: str) -> None:
     need(PLUGINS[launcher])
     words = ["-m", f"launcher={launcher}", *QUICK, "model=lenet300", "hemp.order=0,1,2"]
     ended = run(tmp_path / "s", *words, where="hydra.sweep.dir", code=1)
-    assert "1 jobs of the sweep failed" in ended.stderr
+    assert "1 job of the sweep failed" in ended.stderr
     done = sorted(results(path.parent)["order"] for path in tmp_path.glob("s/*/results.json"))
     assert done == [1, 2]
     assert "`order`" in next(tmp_path.glob("s/*/error.txt")).read_text()
@@ -39,9 +39,10 @@ def test_a_sweep_on_a_launcher(tmp_path: Path, launcher: str) -> None:
 
 def test_optuna_finds_a_pareto_front_of_both_objectives(tmp_path: Path) -> None:
     need("hydra_optuna_sweeper")
-    words = ["-m", "sweep=optuna", "hydra.sweeper.n_trials=1", *QUICK, "model=lenet300"]
-    for trials in (1, 2):  # the second command goes on with the study of the first
-        run(tmp_path / "s", *words, where="hydra.sweep.dir")
+    words = ["-m", "sweep=optuna", *QUICK, "model=lenet300"]
+    for trials in (1, 2, 2):  # the second command goes on with the study, the third finds it done
+        asked = f"hydra.sweeper.n_trials={trials}"
+        here(tmp_path / "s", *words, asked, where="hydra.sweep.dir")
         with sqlite3.connect(tmp_path / "s" / "study.db") as study:
             assert study.execute("select count(*) from trials").fetchone() == (trials,)
     found = [results(path.parent) for path in tmp_path.glob("s/*/results.json")]

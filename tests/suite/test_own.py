@@ -11,7 +11,7 @@ import torch
 
 from hemp_lightning import load, load_into
 from hemp_lightning.suite.error_reporting import USER_ERRORS, one_line
-from tests.suite.test_run import QUICK, ROOT, environment, in_process, results
+from tests.suite.test_run import ROOT, environment, in_process, results
 
 MODULE = """
 import torch
@@ -182,7 +182,10 @@ def test_networks_of_libraries(tmp_path: Path, mine: str, library: str) -> None:
 
 @pytest.mark.slow
 def test_the_language_model_runs_from_its_folder_to_its_end(tmp_path: Path) -> None:
-    words = ["--config-dir", "conf", "experiment=characters", *QUICK]
+    # not `trainer=debug`, whose limits other trainers do not have
+    words = ["--config-dir", "conf", "experiment=characters", "callbacks=none", "logger=none"]
+    words += ["trainer.limit_train_batches=2", "float_epochs=1", "epochs=1"]
+    words += ["model.width=16", "model.depth=2"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *words, f"hydra.run.dir={tmp_path}"],
         capture_output=True,

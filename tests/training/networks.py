@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import shutil
 
+import pytest
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Net(LightningModule):
@@ -186,6 +188,34 @@ class SparseRows(Net):
         return self.body(images) + self.rows((images[:, 0, 0, 0] > 0).long())
 
 
+class Unfrozen(Net):
+    """Its first layer is trained from the second epoch on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body[1].requires_grad_(False)
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.body[1].requires_grad_(True)
+            self.optimizers().add_param_group({"params": list(self.body[1].parameters())})
+
+
+class Recomputed(Net):
+    """Its body is computed again for the backward pass."""
+
+    def forward(self, images):
+        return checkpoint(self.body, images, use_reentrant=False)
+
+
+class Halved(Net):
+    """Its weights are set anew when training has ended."""
+
+    def on_train_end(self):
+        for parameter in self.parameters():
+            parameter.data.mul_(0.5)
+
+
 class ExtraState(nn.Linear):
     """Keeps what is no tensor."""
 
@@ -198,6 +228,25 @@ class ExtraState(nn.Linear):
 
 def normed():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+
+
+def pruned(permanent=True):
+    """Half of the weights of a layer are 0, as torch prunes."""
+    net = Net()
+    nn.utils.prune.l1_unstructured(net.body[1], "weight", 0.5)
+    if permanent:
+        nn.utils.prune.remove(net.body[1], "weight")
+    return net
+
+
+def qat():
+    """Linear layers that fake-quantize their own weights in each forward pass."""
+    quantization = pytest.importorskip("torchao.quantization")
+    qat_module = pytest.importorskip("torchao.quantization.qat")
+    net = Net()
+    weights = qat_module.IntxFakeQuantizeConfig(torch.int4, group_size=8)
+    quantization.quantize_(net.body, qat_module.QATConfig(weight_config=weights, step="prepare"))
+    return net
 
 
 def sparse_buffer():

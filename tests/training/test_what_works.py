@@ -14,9 +14,20 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hemp_lightning import HEMPCallback, load, load_into
+from hemp_lightning.suite.baselines import (
+    LOBSTER,
+    LSQ,
+    DeepCompression,
+    FilterPruning,
+    KeepZeros,
+    MagnitudePruning,
+    NNCodec,
+    PostTraining,
+)
 from tests.training.networks import (
     Clipped,
     ExtraState,
+    Halved,
     InConfigureModel,
     InSetup,
     Iterating,
@@ -27,17 +38,21 @@ from tests.training.networks import (
     NotFinite,
     Penalty,
     Raw,
+    Recomputed,
     Skipping,
     SparseRows,
     Teacher,
     Tied,
     TwoPasses,
+    Unfrozen,
     broken,
     compiled,
     constant,
     convolutions,
     loss_scaling,
     normed,
+    pruned,
+    qat,
     sparse_buffer,
 )
 
@@ -104,6 +119,14 @@ CASES = {
     "sparse gradients, `max_norm`": (SparseRows, {}, {}),
     "gradients within `training_step`": (Penalty, {}, {}),
     "bf16 training": (lambda: Net(normed()), {"precision": "bf16-true"}, {}),
+    "layers unfrozen during training": (Unfrozen, {}, {}),
+    "modules computed again for backward": (Recomputed, {}, {}),
+    "weights set anew in `on_train_end`": (Halved, {}, {}),
+    "two callbacks for one tensor": (
+        Net,
+        {"callbacks": [HEMPCallback(tensors="*.3.weight")]},
+        {},
+    ),
     "more than 256 levels with `rate_model='context'`": (
         Net,
         {},
@@ -114,6 +137,47 @@ CASES = {
         lambda: Net(nn.Sequential(nn.Flatten(), ExtraState(64, 4))),
         {},
         {},
+    ),
+    "`LSQ`, whose learned grid it takes": (Net, {"before": lambda: [LSQ(bits=3)]}, {}),
+    "`LSQ` and pruning": (
+        Net,
+        {"before": lambda: [MagnitudePruning(0.5), LSQ(bits=3)]},
+        {},
+    ),
+    "`MagnitudePruning`, at once or gradually": (
+        Net,
+        {"before": lambda: [MagnitudePruning(0.5, end_epoch=2, every_n_steps=1)]},
+        {},
+    ),
+    "`FilterPruning`": (
+        lambda: Net(convolutions()),
+        {"before": lambda: [FilterPruning(0.5)]},
+        {},
+    ),
+    "`LOBSTER`": (Net, {"before": lambda: [LOBSTER(0.01, tolerance=0.5)]}, {}),
+    "`KeepZeros` after pruning": (pruned, {"before": lambda: [KeepZeros()]}, {}),
+    "a network of `torch.nn.utils.prune`": (lambda: pruned(permanent=False), {}, {}),
+    "torchao's layers for quantization-aware training": (qat, {}, {}),
+    "`DeepCompression`, whose weights share trained values": (
+        Net,
+        {"before": lambda: [DeepCompression("unused.hemp")]},
+        {},
+    ),
+    "`PostTraining`, which quantizes after training": (
+        Net,
+        {"before": lambda: [PostTraining("unused.hemp")]},
+        {},
+    ),
+    "`NNCodec`, which has a file of its own": (
+        Net,
+        {"before": lambda: [NNCodec("unused.nnc")], "needs": "nncodec"},
+        {},
+    ),
+    "`LSQ` behind HEMPCallback in the list": (Net, {"callbacks": lambda: [LSQ(bits=3)]}, {}),
+    "pruning with `transform='dct'`": (
+        Net,
+        {"before": lambda: [MagnitudePruning(0.5)]},
+        {"transform": "dct"},
     ),
 }
 
@@ -132,6 +196,8 @@ def test_every_row_is_a_case():
 def test_row(row, tmp_path):
     make, options, arguments = CASES[row]
     options = dict(options)
+    if "needs" in options:
+        pytest.importorskip(options.pop("needs"))
     seed_everything(0, verbose=False)
     net = make()
     path = tmp_path / "net.hemp"
@@ -141,6 +207,7 @@ def test_row(row, tmp_path):
             HEMPCallback(**arguments)
         return
     hemp = HEMPCallback(**arguments)
+    before = options.pop("before", list)()
     callbacks = options.pop("callbacks", [])
     callbacks = callbacks() if callable(callbacks) else callbacks
     if "plugins" in options:
@@ -154,7 +221,7 @@ def test_row(row, tmp_path):
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[hemp, *callbacks],
+        callbacks=[*before, hemp, *callbacks],
         **options,
     )
     if is_sharded:  # the strategy itself needs GPUs; the callback goes by its name
@@ -162,7 +229,9 @@ def test_row(row, tmp_path):
         strategy.__class__ = type("FSDPStrategy", (type(strategy),), {})
     data = DataLoader(TensorDataset(torch.randn(32, 1, 8, 8), torch.arange(32) % 4), batch_size=8)
     if table()[row] == "refused":
-        with pytest.raises((ValueError, TypeError, RuntimeError), match=r"HEMPCallback|finite"):
+        with pytest.raises(
+            (ValueError, TypeError, RuntimeError), match=r"HEMPCallback|finite|`transform`"
+        ):
             trainer.fit(net, data)
         assert not path.exists()
         return

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from hemp_lightning.suite.baselines.deep_compression import DeepCompression
+from hemp_lightning.suite.baselines.filters import FilterPruning
+from hemp_lightning.suite.baselines.lobster import LOBSTER
 from hemp_lightning.suite.baselines.lsq import LSQ
 from hemp_lightning.suite.baselines.nncodec import NNCodec
 from hemp_lightning.suite.baselines.post_training import PostTraining
-from hemp_lightning.suite.baselines.pruning import LOBSTER, MagnitudePruning
+from hemp_lightning.suite.baselines.pruning import KeepZeros, MagnitudePruning
 
 __all__ = [
     "LOBSTER",
     "LSQ",
     "DeepCompression",
+    "FilterPruning",
+    "KeepZeros",
     "MagnitudePruning",
     "NNCodec",
     "PostTraining",

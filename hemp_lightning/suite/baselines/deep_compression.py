@@ -57,6 +57,7 @@ class DeepCompression(Method):
         name: What the results call it.
     """
 
+    without_term = "whose weights share trained values, and keep the one that they were given"
     num_levels: int
 
     def __init__(

@@ -19,7 +19,7 @@ class Method(Callback):
     One that changes the training also has a `start_epoch`, the epoch at which it begins to.
 
     Args:
-        path: The file to write.
+        path: The file to write; None for none.
         coder: Name of the coder of the indices.
         name: What the results call it.
         num_levels: Most levels of a weight tensor; None if they are not counted.
@@ -28,19 +28,21 @@ class Method(Callback):
         summary: Sizes of the written file; None before the end of training.
         order: Length of the tuples whose entropy is minimized; None without an entropy term.
         lambda_entropy: Loss units per bit per weight; None without an entropy term.
+        without_term: Why HEMPCallback refuses to stand beside it; None where it does not.
     """
 
     order: int | None = None
     lambda_entropy: float | None = None
+    without_term: str | None = None
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | None,
         coder: str,
         name: str,
         num_levels: int | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = None if path is None else Path(path)
         self.coder = coder
         self.name = name
         self.num_levels = num_levels
@@ -52,7 +54,7 @@ class Method(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file, on one process."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.path is not None:
             self.summary = self.write(pl_module, self.codebooks(pl_module))
 
     def write(
@@ -68,6 +70,7 @@ class Method(Callback):
             codebooks: Codebooks by name; None to fit them.
             options: More keywords of `save`.
         """
+        assert self.path is not None
         return save(
             network_of(pl_module),
             self.path,

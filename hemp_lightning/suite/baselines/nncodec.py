@@ -104,6 +104,8 @@ class NNCodec(Method):
         ValueError: `qp` is not a number of the standard's range.
     """
 
+    without_term = "which writes a file of its own, on a grid of its own, after training"
+
     def __init__(
         self,
         path: str | Path,
@@ -128,7 +130,7 @@ class NNCodec(Method):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the bitstream, on one process."""
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or self.path is None:
             return
         from nncodec import nnc
 

@@ -23,6 +23,7 @@ class PostTraining(Method):
         name: What the results call it.
     """
 
+    without_term = "which quantizes a network that was trained in float"
     num_levels: int
 
     def __init__(

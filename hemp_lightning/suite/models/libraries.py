@@ -121,6 +121,7 @@ class Transformers(nn.Module):
         if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
             raise ValueError(f"`model.path`: expected a folder with config.json; found {path}")
         name, self.word = KINDS[kind]
+        library.utils.logging.disable_progress_bar()  # of reading weights, which takes no time
         more = {} if num_classes is None else {"num_labels": num_classes}
         settings = library.AutoConfig.from_pretrained(path, **more)
         maker = vars(library).get(name) or library.__getattr__(name)
