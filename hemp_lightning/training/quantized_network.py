@@ -160,9 +160,10 @@ class QuantizedNetwork:
             self._take_grids(pl_module)
             self.forward.detach()
             renamed = {changes.renamed.get(name, name): b for name, b in self.codebooks.items()}
-            for name in [*changes.replaced, *self._transformed_otherwise(renamed)]:
+            for name in changes.replaced:
                 renamed.pop(name, None)
             self.codebooks = {n: renamed[n] for n in self.parameters if n in renamed}
+            self._warn_of_other_transforms()
         if not self.codebooks:
             return True
         for name, book in self.codebooks.items():
@@ -177,13 +178,19 @@ class QuantizedNetwork:
             self.take_rates()
         return True
 
-    def _transformed_otherwise(self, codebooks: Mapping[str, Codebook]) -> list[str]:
-        """Names whose codebook, from a checkpoint, has another transform than is asked for."""
-        asked = {
-            name: asked_transform(self._transform, name, self.parameters[name].shape)
-            for name in codebooks.keys() & self.parameters.keys()
-        }
-        return [n for n, word in asked.items() if word not in ("auto", codebooks[n].transform)]
+    def _warn_of_other_transforms(self) -> None:
+        """Say which codebooks, from a checkpoint, have another transform than is asked for."""
+        kept = []
+        for name, book in self.codebooks.items():
+            asked = asked_transform(self._transform, name, self.parameters[name].shape)
+            if asked not in ("auto", book.transform):
+                kept.append(name)
+        if kept:
+            rank_zero_warn(
+                f"HEMPCallback keeps the transform that {listed(kept)} had in the checkpoint: the "
+                "weights were trained for it. `transform` asks for another; a new training from "
+                "the weights of the checkpoint takes that"
+            )
 
     def fit(self, trainer: Trainer) -> None:
         """Fit all codebooks, each from the one before; none as long as a grid is to be brought.

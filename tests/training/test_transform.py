@@ -153,6 +153,7 @@ def test_a_resumed_run_keeps_the_transform(tmp_path):
     assert (tmp_path / "b.hemp").read_bytes() == (tmp_path / "a.hemp").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_rate_of_the_context_coder_is_that_of_coefficients(tmp_path):
     module = network().to(memory_format=torch.channels_last)
     callback = HEMPCallback(num_levels=5, rate_model="context", path=tmp_path / "x.hemp")
