@@ -36,6 +36,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
             "hemp_lightning.file.options",
             "hemp_reader.summary",
             "hemp_lightning.file.checkpoints",
+            "hemp_lightning.file.onnx_files",
         ),
     ),
     "calibration": (

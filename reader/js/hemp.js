@@ -92,8 +92,8 @@ class Cursor {
 
   /** An error here, or at another offset of the same bytes. */
   error(expected, found, at = this.at) {
-    if (this.inside) return new HempFileError(this.shift, `${expected} at byte ${at} of ${this.inside}`, found);
-    return new HempFileError(at + this.shift, expected, String(found));
+    const where = this.inside ? ` at byte ${at} of ${this.inside}` : "";
+    return new HempFileError(this.inside ? this.shift : at + this.shift, expected + where, String(found));
   }
 
   get left() {

@@ -8,7 +8,10 @@ import { HempFileError, inspect, load } from "../hemp.js";
 const DATA = join(import.meta.dirname, "../../../tests/data");
 const RESULTS = join(import.meta.dirname, "../../../benchmarks/results");
 
-for (const name of ["version1_deflated", "version1_tuples", "version2_fast", "version3_metadata", "version3_transform"]) {
+const BROKEN = ["version1_deflated", "version1_tuples", "version2_fast", "version3_metadata"];
+BROKEN.push("version3_transform", "version3_frequency");
+
+for (const name of BROKEN) {
   test(`every flipped bit of ${name} is refused`, () => {
     const bytes = readFileSync(join(DATA, `${name}.hemp`));
     load(bytes);
