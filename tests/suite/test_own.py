@@ -185,7 +185,6 @@ def test_the_language_model_runs_from_its_folder_to_its_end(tmp_path: Path) -> N
     # not `trainer=debug`, whose limits other trainers do not have
     words = ["--config-dir", "conf", "experiment=characters", "callbacks=none", "logger=none"]
     words += ["trainer.limit_train_batches=2", "float_epochs=1", "epochs=1"]
-    words += ["model.width=16", "model.depth=2"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *words, f"hydra.run.dir={tmp_path}"],
         capture_output=True,
@@ -202,5 +201,5 @@ def test_the_language_model_runs_from_its_folder_to_its_end(tmp_path: Path) -> N
     assert found["accuracy"] is None and found["error"] == found["value"]
     assert 0 < found["float_value"] < 8 and 0 < found["value"] < 20
     weights = load(tmp_path / "model.hemp")
-    assert weights["embedding.weight"].shape == (96, 96)
+    assert weights["embedding.weight"].shape == (96, 64)
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
