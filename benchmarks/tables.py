@@ -3,9 +3,8 @@
     python benchmarks/tables.py             # writes
     python benchmarks/tables.py --check     # names what differs, and exits with 1
 
-Tables stand in Markdown files between `<!-- table NAME -->` and `<!-- /table -->`, README's between
-`<!-- results -->` and `<!-- /results -->`. Pictures carry a digest of what they show, because their
-pixels depend on the version of matplotlib.
+Tables stand between `<!-- table NAME -->` and `<!-- /table -->`, README's between `<!-- results -->`
+and its end. Pictures carry a digest of what they show: their pixels depend on matplotlib's version.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from headline import digest_of, draw_headline, draw_sweep, picture_data, stored_digest
-from measured import Group, Network, read_networks, read_runs, read_sweep
+from language import language_rows
+from measured import Group, Network, read_networks, read_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = "sweep_lenet5_mnist"
@@ -288,27 +288,6 @@ def sweep_all(runs: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def characters(runs: Sequence[dict[str, Any]]) -> str:
-    """The language model: bytes beside the bits that it needs for a character."""
-    rows = [
-        [
-            f"{run['epochs']} epochs"
-            if run["lambda_entropy"] is None
-            else f"lambda {run['lambda_entropy']:g} from epoch {run['float_epochs']} to {run['epochs']}",
-            f"{run['file_bytes']:,} B",
-            f"{run['compression_ratio']:.1f}",
-            f"{run['value']:.3f}",
-            f"{2 ** run['value']:.2f}",
-        ]
-        for run in runs
-    ]
-    floating = max(runs, key=lambda run: run["float_epochs"])
-    size, value = f"{floating['float_bytes']:,} B", floating["float_value"]
-    words = f"float32, {floating['float_epochs']} epochs"
-    rows.insert(0, [words, size, "1", f"{value:.3f}", f"{2**value:.2f}"])
-    return table(["network", "file:", "ratio:", "bits per character:", "perplexity:"], rows)
-
-
 def pages(root: Path, networks: dict[str, Network]) -> dict[Path, dict[str, Callable[[], str]]]:
     """Every page that holds tables, with what makes each."""
     results = root / "benchmarks/results"
@@ -332,8 +311,8 @@ def pages(root: Path, networks: dict[str, Network]) -> dict[Path, dict[str, Call
             key: (lambda maker=maker, network=network: maker(network))
             for key, maker in makers.items()
         }
-    language = results / "characters"
-    found[language / "RESULTS.md"] = {"runs": lambda: characters(read_runs(language))}
+    words = results / "characters"
+    found[words / "RESULTS.md"] = {"runs": lambda: table(*language_rows(words))}
     runs = read_sweep(results / SWEEP / "results.csv")
     found[results / SWEEP / "RESULTS.md"] = {
         "best": lambda: sweep_best(runs),

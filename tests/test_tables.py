@@ -66,6 +66,15 @@ def test_a_changed_figure_of_the_sweep_is_seen(copy: Path) -> None:
     assert done.returncode == 1 and "sweep_lenet5_mnist/RESULTS.md differs" in done.stdout
 
 
+def test_a_changed_figure_of_the_language_model_is_seen(copy: Path) -> None:
+    path = copy / RESULTS / "characters/results_lambda01_seed0.json"
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps({**results, "value": results["value"] + 0.01}))
+    done = check(copy, "--check")
+    assert done.returncode == 1
+    assert done.stdout.count("differs") == 1 and "characters/RESULTS.md differs" in done.stdout
+
+
 def test_a_missing_picture_is_seen(copy: Path) -> None:
     (copy / RESULTS / "headline.png").unlink()
     done = check(copy, "--check")
