@@ -148,12 +148,6 @@ def read_networks(root: Path) -> dict[str, Network]:
     return {name: Network(root / name) for name in NETWORKS}
 
 
-def read_runs(folder: Path) -> list[dict[str, Any]]:
-    """Runs of a folder without a manifest, the largest file first."""
-    runs = [json.loads(path.read_text()) for path in folder.glob("results*.json")]
-    return sorted(runs, key=lambda run: -run["file_bytes"])
-
-
 def read_sweep(path: Path) -> list[dict[str, Any]]:
     """Runs of a sweep from its results.csv, with numbers as numbers."""
     numbers = ("accuracy", "val_accuracy", "float_accuracy", "file_bytes", "compression_ratio")

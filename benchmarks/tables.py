@@ -3,8 +3,8 @@
     python benchmarks/tables.py             # writes
     python benchmarks/tables.py --check     # names what differs, and exits with 1
 
-Tables stand between `<!-- table NAME -->` and `<!-- /table -->`, README's between `<!-- results -->`
-and its end. Pictures carry a digest of what they show: their pixels depend on matplotlib's version.
+Tables are between `<!-- table NAME -->` and `<!-- /table -->`, README's between `<!-- results -->`
+and its end. Pictures carry a digest of what they show, as pixels depend on matplotlib's version.
 """
 
 from __future__ import annotations
