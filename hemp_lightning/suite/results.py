@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hemp_lightning.quantization.transforms import to_coefficients
 
 MOST_TENSORS = 6  # in the picture of the weights
+MOST_LABELS = 8  # of levels below their bars, which stand side by side
 MOST_LEVELS = 256  # more are no levels: the tensor is stored as floats
 CLOSE = 1e-5  # of the largest coefficient: less than the distance of any two levels
 BLUE, VERMILION = "#0072B2", "#D55E00"  # told apart by people who see fewer colours
@@ -175,7 +176,8 @@ def _draw_tensor(
         for level in levels.tolist():
             left.axvline(level, color=VERMILION, linewidth=0.9)
         right.bar(range(len(levels)), counts, color=VERMILION, log=True, width=0.7)
-        shown = range(0, len(levels), max(1, len(levels) // 12))
+        every = -(-len(levels) // MOST_LABELS)
+        shown = range(int(np.abs(levels).argmin()) % every, len(levels), every)  # 0 among them
         right.set_xticks(shown, [f"{levels[i]:.3g}" for i in shown])
         what = "coefficients" if transformed else "weights"
         zeros = counts[levels == 0].sum() / counts.sum()

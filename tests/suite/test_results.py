@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,26 @@ def test_the_picture_of_the_weights_says_what_it_shows(
     assert [words.split(":")[0] for words in legend] == ["before", "after"]
 
 
+@pytest.mark.parametrize("num_levels", [2, 8, 9, 15, 64])
+def test_labels_of_levels_keep_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_levels: int
+) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+    )
+    indices = torch.arange(num_levels).repeat(9).reshape(9, -1)
+    weights = {"weight": -0.123456 * (indices - num_levels // 2).float()}
+    draw_weights(weights, weights, tmp_path / "weights.png")
+    labels = drawn[0].axes[1].get_xticklabels()
+    assert "0" in [label.get_text().lstrip("-") for label in labels]
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
 def test_the_picture_shows_the_levels_of_cosine_coefficients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +115,8 @@ def test_the_picture_shows_the_levels_of_cosine_coefficients(
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
     torch.manual_seed(0)
     network = torch.nn.Conv2d(4, 8, 5, bias=False)
-    summary = save(network, tmp_path / "a.hemp", num_levels=5, transform="dct")
+    with pytest.warns(UserWarning, match="far from the weights"):
+        summary = save(network, tmp_path / "a.hemp", num_levels=5, transform="dct")
     decoded = load_into(torch.nn.Conv2d(4, 8, 5, bias=False), tmp_path / "a.hemp")
     draw_weights(network.state_dict(), decoded.state_dict(), tmp_path / "weights.png", ["weight"])
     left, right = drawn[0].axes
