@@ -39,6 +39,10 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
             "hemp_lightning.file.onnx_files",
         ),
     ),
+    "hemp_reader": (
+        "hemp_reader: how is a file read?",
+        ("hemp_reader.reading", "hemp_reader.errors"),
+    ),
     "calibration": (
         "calibration: how do we compress without training?",
         ("hemp_lightning.calibration",),

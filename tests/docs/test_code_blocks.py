@@ -18,6 +18,7 @@ import torch
 
 from hemp_lightning import save
 from hemp_lightning.cli import main
+from hemp_reader.__main__ import main as read
 
 ROOT = Path(__file__).parents[2]
 MADE = {"_build", "repository", "reference", "jupyter_execute"}
@@ -108,6 +109,8 @@ def test_commands_of_a_page_are_known(page, tmp_path, monkeypatch, capsys):
         words = shlex.split(line)
         if words[0] == "hemp" and words[1] != "run":
             assert main(words[1:]) == 0, (line, capsys.readouterr().err)
+        elif words[:3] == ["python", "-m", "hemp_reader"]:
+            assert read(words[3:]) == 0, (line, capsys.readouterr().err)
         elif words[:2] == ["python", "run.py"]:
             compose(words[2:])
         elif words[:2] == ["hemp", "run"]:
@@ -152,6 +155,10 @@ def prepare(folder: Path) -> None:
 
     model = torch.nn.Linear(32, 16)
     save_file(model.state_dict(), folder / "model.safetensors")
+    save(model, folder / "old.hemp")
+    with torch.no_grad():
+        model.bias += 1
+    save(model, folder / "update.hemp", base=folder / "old.hemp")
     run = folder / "outputs" / "DATE" / "TIME"
     run.mkdir(parents=True)
     (folder / "mynet.py").write_text(
