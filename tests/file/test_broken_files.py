@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import hemp_lightning
+import hemp_reader
 from hemp_lightning import HempFileError, load, save
 from hemp_reader.format import files
 from hemp_reader.reading import inspect, verify
@@ -203,9 +204,11 @@ def test_a_small_file_cannot_declare_much(tmp_path):
 def test_reading_runs_no_code_of_the_file():
     package = Path(hemp_lightning.__file__).parent
     sources = [package / "file" / "load.py"]
-    for folder in ("file/format", "coding", "ground"):
-        sources += package.glob(f"{folder}/**/*.py")
-    assert len(sources) > 10
+    for folder in (package / "file" / "format", package / "coding", package / "ground"):
+        sources += folder.glob("**/*.py")
+    sources += Path(hemp_reader.__file__).parent.glob("**/*.py")
+    assert len(sources) > 50
     for source in sources:
-        for forbidden in ("pickle", "torch.load", "eval(", "exec(", "allow_pickle"):
-            assert forbidden not in source.read_text(), source
+        text = source.read_text().replace("allow_pickle=False", "").replace(".eval()", "")
+        for forbidden in ("pickle", "torch.load", "eval(", "exec("):
+            assert forbidden not in text, source
