@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import lightning.pytorch as pl
@@ -26,7 +27,7 @@ from hemp_lightning.file.options import FileOptions
 from hemp_lightning.quantization.codebook import Codebook
 from hemp_lightning.training import HEMPCallback
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
 PASSES = 120_000
 """Inputs that are seen in training where there is time for it."""
 
@@ -205,7 +206,7 @@ def distil(
             num_levels=start if isinstance(start, int) else 256,
             rate_model="context",
             refit_every_n_epochs=0,
-            lambda_entropy=1.0,
+            lambda_entropy=1.0 if isinstance(start, int) else _price(network, teacher, inputs, loss),
             tensors=names,
             target_bytes=round(AIM * target_bytes),
             module="network",
@@ -273,6 +274,17 @@ def _train_norms(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (_BatchNorm, nn.RNNBase)) and not getattr(module, "dropout", 0):
             module.train()
+
+
+@torch.no_grad()
+def _price(network: nn.Module, teacher: nn.Module, inputs: Inputs, loss: Distance) -> float:
+    """Where lambda starts from rounded weights: a bit costs what rounding cost, at most 1."""
+    device = next(network.parameters()).device
+    costs = []
+    for call in islice(inputs.batches(BATCH), 4):
+        own = on(call, device)
+        costs.append(float(loss(own(network.eval()), own(teacher.eval()))))
+    return min(1.0, max(1e-4, sum(costs) / len(costs)))
 
 
 def _seconds_per_step(network: nn.Module, inputs: Inputs, loss: Callable[..., Tensor]) -> float:
