@@ -210,7 +210,7 @@ class Approach:
         codebooks: Mapping[str, Codebook],
         num_bytes: Callable[[Mapping[str, Codebook]], int],
     ) -> dict[str, Codebook]:
-        """Codebooks whose file is not above `target_bytes`, see `targets.trim`; else the same."""
+        """Codebooks whose file is not above `target_bytes`, see `trim`; else the same."""
         if self.target_bytes is None:
             return dict(codebooks)
         found = num_bytes(codebooks)
