@@ -206,7 +206,9 @@ def distil(
             num_levels=start if isinstance(start, int) else 256,
             rate_model="context",
             refit_every_n_epochs=0,
-            lambda_entropy=1.0 if isinstance(start, int) else _price(network, teacher, inputs, loss),
+            lambda_entropy=1.0
+            if isinstance(start, int)
+            else _price(network, teacher, inputs, loss),
             tensors=names,
             target_bytes=round(AIM * target_bytes),
             module="network",
