@@ -41,7 +41,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "hemp_reader": (
         "hemp_reader: how is a file read?",
-        ("hemp_reader.reading", "hemp_reader.errors"),
+        ("hemp_reader.reading",),
     ),
     "calibration": (
         "calibration: how do we compress without training?",
