@@ -12,7 +12,7 @@
  * `a // b`, and the few wider ones (int64 entries, tuples of many levels) are BigInt outside of the inner loops.
  */
 
-const MAX_VERSION = 3;
+const MAX_VERSION = 4;
 const MAX_DIRECTORY = 2 ** 26;
 const MAX_TENSORS = 2 ** 17;
 const MAX_LEVELS = 65536;
@@ -32,18 +32,22 @@ export class HempFileError extends Error {
  * Decode a file.
  *
  * @param {ArrayBuffer|Uint8Array} file All bytes of the file.
- * @param {{maxBytes?: number}} [options] Most bytes that the tensors may take together, as typed arrays; by default
- *     256 MiB and 4,096 times the size of the file.
+ * @param {{maxBytes?: number, base?: ArrayBuffer|Uint8Array}} [options] `maxBytes`: most bytes that the tensors may
+ *     take together, as typed arrays; by default 256 MiB and 4,096 times the size of the file. `base`: all bytes of
+ *     the file that an update updates; with another file it is not used.
  * @returns {Map<string, {shape: number[], dtype: string, data: object}>} In the order of the file. `data` is a typed
  *     array in row-major order. float16, bfloat16 and float8 are Float32Array with the same values; int64 is
  *     BigInt64Array; bool is Uint8Array with 0 and 1; complex numbers are pairs of real and imaginary part. Tied
  *     tensors are one object under two names.
- * @throws {HempFileError} If the file is not whole and valid, or its tensors need more than `maxBytes`.
+ * @throws {HempFileError} If the file is not whole and valid, its tensors need more than `maxBytes`, or it is an update
+ *     without its base.
  */
-export function load(file, { maxBytes } = {}) {
+export function load(file, { maxBytes, base } = {}) {
   const bytes = asBytes(file);
-  const { records, sections } = open(bytes, maxBytes ?? 2 ** 28 + 4096 * bytes.length);
-  for (const section of sections) decodeSection(bytes, section);
+  const limit = maxBytes ?? 2 ** 28 + 4096 * bytes.length;
+  const opened = open(bytes, limit);
+  const records = opened.update ? updated(bytes, opened, base, limit) : opened.records;
+  if (!opened.update) for (const section of opened.sections) decodeSection(bytes, section);
   const tensors = new Map();
   for (const { name, shape, dtype, data, alias } of records) {
     const tied = alias === undefined ? undefined : tensors.get(records[alias].name);
@@ -56,14 +60,15 @@ export function load(file, { maxBytes } = {}) {
  * Say what is in a file, from its directory; all checksums are checked, nothing is decoded.
  *
  * @param {ArrayBuffer|Uint8Array} file All bytes of the file.
- * @returns {{version: number, fileBytes: number, metadata: Map<string, string>, tensors: object[]}} One object for each
- *     tensor: `name`, `shape`, `dtype`, `kind` ("quantized", "plain" or "alias"), and what a tensor of that kind has:
- *     `levels`, `coder`, `payloadBytes`, `transform`, `storage`, `sameAs`.
+ * @returns {{version: number, fileBytes: number, metadata: Map<string, string>, base: string|null, tensors: object[]}}
+ *     `base`: of an update the digest of its base, else null. One object for each tensor of the file itself: `name`,
+ *     `shape`, `dtype`, `kind` ("quantized", "plain" or "alias"), and what a tensor of that kind has: `levels`,
+ *     `coder`, `payloadBytes`, `transform`, `storage`, `sameAs`.
  * @throws {HempFileError} If the header, the directory or a checksum is wrong.
  */
 export function inspect(file) {
   const bytes = asBytes(file);
-  const { version, metadata, records } = open(bytes, Infinity);
+  const { version, metadata, records, update } = open(bytes, Infinity);
   const tensors = records.map((record) => {
     const { name, shape, dtype, kind } = record;
     if (kind === "alias") return { name, shape, dtype, kind, sameAs: records[record.alias].name };
@@ -72,7 +77,7 @@ export function inspect(file) {
     const coder = levels > 1 ? CODERS[record.coder] : "constant";
     return { name, shape, dtype, kind, levels, coder, payloadBytes, transform };
   });
-  return { version, fileBytes: bytes.length, metadata, tensors };
+  return { version, fileBytes: bytes.length, metadata, base: update && hexOf(update.digest), tensors };
 }
 
 function asBytes(file) {
@@ -354,14 +359,14 @@ function readDirectory(cursor, version, maxBytes) {
     if (record.first) sections.push({ records: [] });
     if (sections.length === 0) throw cursor.error("the first tensor to begin a section", "none", start);
     sections[sections.length - 1].records.push(record);
-    const { array, parts } = STORAGES[record.storage];
-    memory += record.entries * parts * array.BYTES_PER_ELEMENT;
+    memory += bytesInMemory(record);
     if (memory > maxBytes) throw cursor.error(`tensors of at most maxBytes = ${maxBytes} bytes`, memory, start);
   }
   for (const section of sections) section.size = cursor.varint("the size of a section", 2 ** 53);
   const metadata = version >= 3 ? readMetadata(cursor) : new Map();
+  const update = version >= 4 ? readUpdate(cursor, records) : null;
   cursor.done("the directory");
-  return { records, sections, metadata };
+  return { records, sections, metadata, update };
 }
 
 /** A name: its short form begins as the one before; common words are one byte of it. */
@@ -491,15 +496,232 @@ function readMetadata(cursor) {
 }
 
 // ------------------------------------------------------------------------------------------------------------------
+// Updates: files that say how they differ from another one, the base
+
+const [WHOLE, IN_PLACE, IN_ORDER, FOLDED] = [0, 1, 2, 3]; // relations of a record to the base
+
+function readUpdate(cursor, records) {
+  const start = cursor.at;
+  const flag = cursor.byte("whether the file is an update");
+  if (flag > 1) throw cursor.error("0 or 1 for an update", flag, start);
+  if (flag === 0) return null;
+  const digest = cursor.take(32, "the digest of the base");
+  for (const record of records) {
+    record.relation = cursor.byte("a relation");
+    if (record.relation > FOLDED) throw cursor.error("a relation from 0 to 3", record.relation, cursor.at - 1);
+    if (record.alias !== undefined) throw cursor.error("no alias in an update", record.name, start);
+  }
+  const error = (expected, found) => cursor.error(expected, found, start);
+  return { digest, error };
+}
+
+/** All records of the file that an update makes of its base, decoded. */
+function updated(bytes, { records, sections, update }, base, maxBytes) {
+  const wanted = hexOf(update.digest);
+  if (base === undefined) throw update.error(`\`base\`, the file with the digest ${wanted}, for an update`, "none");
+  const baseBytes = asBytes(base);
+  const before = open(baseBytes, maxBytes);
+  if (before.update) throw update.error("a whole file as `base`", "an update");
+  for (const section of before.sections) decodeSection(baseBytes, section, true);
+  const found = hexOf(digestOf(before.records));
+  if (found !== wanted) throw update.error(`as \`base\` the file with the digest ${wanted}`, `one with ${found}`);
+
+  const held = new Map(before.records.map((record) => [record.name, record]));
+  for (const record of records) {
+    record.before = held.get(record.name);
+    checkRelation(record, update);
+  }
+  const changed = new Map(records.map((record) => [record.name, record]));
+  const all = before.records.map((record) => changed.get(record.name) ?? record);
+  const memory = all.reduce((sum, record) => sum + bytesInMemory(record), 0);
+  if (memory > maxBytes) throw update.error(`tensors of at most maxBytes = ${maxBytes} bytes`, memory);
+  for (const section of sections) decodeSection(bytes, section);
+  for (const record of records) if (record.relation === FOLDED) unfoldWords(record);
+  for (const record of all) {
+    if (record.alias === undefined) continue;
+    const { shape, dtype } = all[record.alias];
+    Object.assign(record, { shape, dtype });
+  }
+  return all;
+}
+
+function bytesInMemory({ alias, storage, entries }) {
+  if (alias !== undefined) return 0;
+  const { array, parts } = STORAGES[storage];
+  return entries * parts * array.BYTES_PER_ELEMENT;
+}
+
+function checkRelation({ name, kind, shape, storage, transform, relation, before }, update) {
+  if (before === undefined || before.alias !== undefined) {
+    throw update.error("the name of a tensor of the base", JSON.stringify(name));
+  }
+  if (relation === WHOLE) return;
+  let fits = String(shape) === String(before.shape) && before.kind === kind;
+  if (relation === FOLDED) {
+    const [mine, other] = [STORAGES[storage], STORAGES[before.storage]];
+    fits &&= kind === "plain" && mine.dtype.startsWith("uint") && mine.wordBytes === other.wordBytes;
+    fits &&= other.parts === 1 && before.storage !== BOOL && before.storage !== STEPS;
+  } else fits &&= kind === "quantized" && storage === before.storage && transform === before.transform;
+  if (!fits) throw update.error(`differences to ${JSON.stringify(name)} of the base`, "those to another tensor");
+}
+
+/** Indices from their differences to those that the base lets expect. */
+function withExpected({ before, entries, levels: count, relation }, levels, differences) {
+  if (count === 1) return differences;
+  const nearest = Uint16Array.from(before.values, (old) => {
+    let best = 0;
+    for (let low = 0, high = count; low < high; ) { // the last level at or below the old one
+      const middle = (low + high) >> 1;
+      if (levels[middle] <= old) [best, low] = [middle, middle + 1];
+      else high = middle;
+    }
+    return best + 1 < count && levels[best + 1] - old < old - levels[best] ? best + 1 : best;
+  });
+  const expected = (i) => nearest[before.levels === 1 ? 0 : before.indices[i]];
+  const next = new Uint32Array(count); // where the next difference stands of each expected index
+  if (relation === IN_ORDER) {
+    for (let i = 0; i < entries; i++) if (expected(i) + 1 < count) next[expected(i) + 1]++;
+    for (let i = 1; i < count; i++) next[i] += next[i - 1];
+  }
+  const indices = new Uint16Array(entries);
+  for (let i = 0; i < entries; i++) {
+    const index = expected(i);
+    const difference = differences[relation === IN_ORDER ? next[index]++ : i];
+    indices[i] = (difference + index + count - (count >> 1)) % count;
+  }
+  return indices;
+}
+
+/** Put words together from those of the base and their folded differences. */
+function unfoldWords(record) {
+  const { array: unsigned, wordBytes } = STORAGES[record.storage];
+  const storage = STORAGES[record.before.storage];
+  Object.assign(record, { storage: record.before.storage, dtype: storage.dtype });
+  if (record.entries === 0) {
+    record.data = new storage.array(0);
+    return;
+  }
+  const differences = new unsigned(record.words.slice().buffer);
+  const words = new unsigned(record.before.words.slice().buffer);
+  for (let i = 0; i < words.length; i++) {
+    const v = differences[i]; // arrays of unsigned integers wrap by themselves
+    if (wordBytes === 8) words[i] += v & 1n ? -((v + 1n) >> 1n) : v >> 1n;
+    else words[i] += v % 2 ? -(v + 1) / 2 : v / 2;
+  }
+  record.data = new storage.array(record.entries);
+  fillFromWords(record.data, new Uint8Array(words.buffer), storage);
+}
+
+/** SHA-256 of what a file holds, however it is coded. */
+function digestOf(records) {
+  const sha = new Sha256();
+  const varint = (number) => {
+    for (; number >= 128; number = Math.floor(number / 128)) sha.add([(number % 128) + 128]);
+    sha.add([number]);
+  };
+  for (const record of records) {
+    const name = new TextEncoder().encode(record.name);
+    varint(name.length);
+    sha.add(name);
+    sha.add([["quantized", "plain", "alias"].indexOf(record.kind)]);
+    if (record.alias !== undefined) {
+      varint(record.alias);
+      continue;
+    }
+    sha.add([record.storage]);
+    varint(record.shape.length);
+    record.shape.forEach(varint);
+    if (record.kind === "plain") {
+      sha.add(record.words ?? []);
+      continue;
+    }
+    sha.add([record.transform ? 1 : 0]);
+    varint(record.levels);
+    sha.add(new Uint8Array(record.values.buffer));
+    if (record.levels === 1) sha.add(new Uint8Array(record.entries));
+    else sha.add(record.levels <= 256 ? Uint8Array.from(record.indices) : new Uint8Array(record.indices.buffer));
+  }
+  return sha.digest();
+}
+
+function hexOf(bytes) {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** The first 32 bits of the fractions of the roots of the first primes, as SHA-256 has them. */
+function rootsOfPrimes(count, root) {
+  const primes = [];
+  for (let number = 2; primes.length < count; number++) {
+    if (primes.every((prime) => number % prime)) primes.push(number);
+  }
+  return Uint32Array.from(primes, (prime) => (root(prime) % 1) * 2 ** 32);
+}
+
+const SHA_START = rootsOfPrimes(8, Math.sqrt);
+const SHA_ROUNDS = rootsOfPrimes(64, Math.cbrt);
+
+/** SHA-256 (FIPS 180-4); that of browsers is asynchronous. */
+class Sha256 {
+  constructor() {
+    this.state = SHA_START.slice();
+    this.block = new Uint8Array(64);
+    this.filled = 0;
+    this.total = 0;
+    this.schedule = new Uint32Array(64);
+  }
+
+  add(bytes) {
+    this.total += bytes.length;
+    for (let i = 0; i < bytes.length; i++) {
+      this.block[this.filled++] = bytes[i];
+      if (this.filled === 64) this.mix();
+    }
+  }
+
+  digest() {
+    const bits = 8 * this.total;
+    this.add([128]);
+    while (this.filled !== 56) this.add([0]);
+    this.add(Array.from({ length: 8 }, (_, i) => Math.floor(bits / 2 ** (56 - 8 * i)) % 256));
+    return Uint8Array.from({ length: 32 }, (_, i) => this.state[i >> 2] >>> (24 - 8 * (i % 4)));
+  }
+
+  mix() {
+    const { block, schedule: w, state } = this;
+    const turn = (x, n) => (x >>> n) | (x << (32 - n));
+    for (let i = 0; i < 16; i++) {
+      w[i] = (block[4 * i] << 24) | (block[4 * i + 1] << 16) | (block[4 * i + 2] << 8) | block[4 * i + 3];
+    }
+    for (let i = 16; i < 64; i++) {
+      const [x, y] = [w[i - 15], w[i - 2]];
+      w[i] = w[i - 16] + (turn(x, 7) ^ turn(x, 18) ^ (x >>> 3)) + w[i - 7] + (turn(y, 17) ^ turn(y, 19) ^ (y >>> 10));
+    }
+    let [a, b, c, d, e, f, g, h] = state;
+    for (let i = 0; i < 64; i++) {
+      const first = h + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & f) ^ (~e & g)) + SHA_ROUNDS[i] + w[i];
+      const second = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
+      [h, g, f, e, d, c, b, a] = [g, f, e, (d + first) | 0, c, b, a, (first + second) | 0];
+    }
+    [a, b, c, d, e, f, g, h].forEach((word, i) => (state[i] += word));
+    this.filled = 0;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------------
 // A section: levels, payloads, blocks
 
-function decodeSection(bytes, { start, size, records }) {
+/** Decode a section; with `keep`, each record also keeps its levels and indices, or its words. */
+function decodeSection(bytes, { start, size, records }, keep = false) {
   const cursor = new Cursor(bytes, start, start + size);
   const quantized = records.filter((record) => record.kind === "quantized");
   const levels = readLevels(cursor, quantized);
   quantized.forEach((record, i) => {
     const payload = cursor.part(record.payloadBytes, "a payload");
-    const indices = decodeIndices(record.coder, payload, record.shape, record.levels);
+    const shape = record.relation === IN_ORDER ? [record.entries] : record.shape;
+    let indices = decodeIndices(record.coder, payload, shape, record.levels);
+    const differs = record.relation === IN_PLACE || record.relation === IN_ORDER;
+    if (differs) indices = withExpected(record, levels[i], indices);
+    if (keep) Object.assign(record, { values: levels[i], indices });
     record.data = record.transform
       ? fromCosines(record, levels[i], indices)
       : fromLevels(record, levels[i], indices);
@@ -513,7 +735,8 @@ function decodeSection(bytes, { start, size, records }) {
   for (const storage of new Set(filled.map((record) => record.storage))) {
     const same = filled.filter((record) => record.storage === storage);
     if (storage === STEPS) readSteps(cursor, same);
-    else readBlock(cursor, same, STORAGES[storage], storage);
+    else readBlock(cursor, same, STORAGES[storage], storage, keep || same.some(({ relation }) => relation === FOLDED));
+    if (storage === STEPS && keep) for (const record of same) record.words = new Uint8Array(record.data.buffer);
   }
   cursor.done("a section");
 }
@@ -620,7 +843,7 @@ function fromCosines(record, levels, indices) {
 }
 
 /** The entries of all plain tensors of one storage in a section. */
-function readBlock(cursor, records, { wordBytes, array, convert, parts }, storage) {
+function readBlock(cursor, records, { wordBytes, array, parts }, storage, keep) {
   const count = records.reduce((sum, record) => sum + record.entries * parts, 0);
   const start = cursor.at;
   const method = cursor.byte("the method of a block");
@@ -632,13 +855,19 @@ function readBlock(cursor, records, { wordBytes, array, convert, parts }, storag
   } else throw cursor.error("a method of its block", `method ${method}, storage ${storage}, ${count} words`, start);
   if (storage === BOOL && words.some((word) => word > 1)) throw cursor.error("0 or 1 for a bool", "more", start);
   let at = 0;
-  for (const { data } of records) {
-    const mine = words.subarray(at, at + data.length * wordBytes);
+  for (const record of records) {
+    const mine = words.subarray(at, at + record.data.length * wordBytes);
     at += mine.length;
-    if (!convert) new Uint8Array(data.buffer).set(mine);
-    else if (wordBytes === 1) for (let i = 0; i < data.length; i++) data[i] = convert(mine[i]);
-    else for (let i = 0; i < data.length; i++) data[i] = convert(mine[2 * i] | (mine[2 * i + 1] << 8));
+    if (keep) record.words = mine;
+    fillFromWords(record.data, mine, STORAGES[storage]);
   }
+}
+
+/** Entries from their words, little-endian. */
+function fillFromWords(data, words, { wordBytes, convert }) {
+  if (!convert) new Uint8Array(data.buffer).set(words);
+  else if (wordBytes === 1) for (let i = 0; i < data.length; i++) data[i] = convert(words[i]);
+  else for (let i = 0; i < data.length; i++) data[i] = convert(words[2 * i] | (words[2 * i + 1] << 8));
 }
 
 function readPlanes(cursor, count, wordBytes) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import random
@@ -44,13 +45,19 @@ def array_bytes(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def case(name: str, path: Path, folder: Path, max_bytes: int | None = None) -> dict[str, Any]:
+def case(
+    name: str, path: Path, folder: Path, max_bytes: int | None = None, base: Path | None = None
+) -> dict[str, Any]:
     """The file at `path` with what the package reads in it, or that it refuses."""
     found: dict[str, Any] = {"name": name, "file": str(path)}
     if max_bytes is not None:
         found["maxBytes"] = 8 * max_bytes  # float8 is four times as large there
+    options: dict[str, Any] = {}  # an update is read with its base
+    if base is not None:
+        found["base"] = str(base)
+        options["base"] = base
     try:
-        state = load(path, max_bytes=max_bytes)
+        state = load(path, max_bytes=max_bytes, **options)
     except HempFileError as error:
         assert "max_bytes" not in str(error)
         return found | {"refused": True}
@@ -111,6 +118,58 @@ def test_every_coder_at_many_shapes(tmp_path, coder):
         options = {"order": 3, "scan": "kernel"} if coder == "tuples" and levels < 300 else {}
         save(state, path, num_levels=levels, tensors="all", coder=coder, **options)
         cases.append(case(f"{coder}_{levels}", path, tmp_path))
+    passes(cases, tmp_path)
+
+
+@pytest.mark.skipif(
+    "base" not in inspect.signature(save).parameters, reason="this package writes no updates"
+)
+@pytest.mark.filterwarnings("ignore:the levels are far")
+@pytest.mark.parametrize("moved", [0, 0.02, 1])
+def test_updates_with_their_base(tmp_path, moved):
+    """Unchanged tensors, ones that moved a little, and others; also without the right base."""
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    before = {
+        "conv.weight": noise(16, 8, 3, 3) * torch.linspace(1, 0.1, 9).view(3, 3),
+        "fc.weight": noise(40, 30),
+        "fc.bias": noise(40),
+        "half": noise(33).half(),
+        "number": torch.tensor(12345),
+        "small": torch.arange(50, dtype=torch.int8),
+        "mask": noise(9) > 0,
+        "double": noise(70).double(),
+        "complex": noise(5) * (1 + 2j),
+    }
+    after = {name: tensor.clone() for name, tensor in before.items()}
+    if moved:
+        for tensor in after.values():
+            if tensor.is_floating_point():
+                tensor += moved * noise(*tensor.shape).to(tensor.dtype)
+        after["number"] += 3
+        after["small"] -= 2
+    cases = []
+    for number, options in enumerate(
+        (
+            {"num_levels": 16},
+            {},
+            {"num_levels": 300, "float_dtype": "steps"},
+            {"num_levels": 30, "transform": "dct"},
+        )
+    ):
+        base, update = tmp_path / f"base{number}.hemp", tmp_path / f"update{number}.hemp"
+        save(before, base, **options)
+        save(after, update, base=base, **options)
+        cases.append(case(f"update{number}", update, tmp_path, base=base))
+        cases.append(case(f"alone{number}", update, tmp_path))
+        other = tmp_path / f"base{(number + 1) % 2}.hemp"
+        if number:
+            cases.append(case(f"other{number}", update, tmp_path, base=other))
+    assert sum("tensors" in found for found in cases) >= 4
+    assert sum("refused" in found for found in cases) >= 3
     passes(cases, tmp_path)
 
 
