@@ -239,45 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hemp {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    compress = commands.add_parser("compress", help="quantize and code a checkpoint, untrained")
-    compress.set_defaults(run=_compress)
-    compress.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help=f"{', '.join(SUFFIXES)}, {INDEX} or {ONNX}"
-    )
-    compress.add_argument("-o", "--output", metavar="FILE", required=True, help="the .hemp file")
-    compress.add_argument("--num-levels", type=int, metavar="N", help="default: by the error")
-    compress.add_argument("--quantizer", choices=QUANTIZERS, help="default: see save")
-    compress.add_argument("--key", metavar="K", help="where the tensors stand, such as model.ema")
-    compress.add_argument("--coder", choices=CODERS, default="context")
-    compress.add_argument(
-        "--tensors",
-        nargs="+",
-        default=["weights"],
-        metavar="NAME",
-        help="weights (default: two axes or more), all, or names or patterns with *, without !NAME",
-    )
-    _add_tuples(compress)
-    compress.add_argument(
-        "--float-dtype",
-        choices=FLOAT_DTYPES,
-        default="float16",
-        help="for float32 tensors that are not quantized; short ones only within tolerance",
-    )
-    compress.add_argument(
-        "--transform",
-        choices=("auto", *TRANSFORMS),
-        default="auto",
-        help="of the kernels of convolutions before they are quantized",
-    )
-    compress.add_argument(
-        "--cells", choices=CELLS, default="auto", help="which level a weight takes"
-    )
-    compress.add_argument(
-        "--base", metavar="OLD", help="a .hemp file that is there already: write an update of it"
-    )
-    compress.add_argument("--lossless", action="store_true", help="keep every bit of every tensor")
-    _add_calibration(compress)
-
+    compress = _add_compress(commands)
     expand = commands.add_parser("decompress", help="decode a file into a checkpoint")
     expand.set_defaults(run=_decompress)
     expand.add_argument("file", metavar="FILE")
@@ -336,6 +298,50 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", help="train, write, read back and test: a run of the suite")
     commands.add_parser("report", help="tables and plots from run folders", add_help=False)
     return parser
+
+
+def _add_compress(commands: Any) -> argparse.ArgumentParser:
+    compress: argparse.ArgumentParser = commands.add_parser(
+        "compress", help="quantize and code a checkpoint, untrained"
+    )
+    compress.set_defaults(run=_compress)
+    compress.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help=f"{', '.join(SUFFIXES)}, {INDEX} or {ONNX}"
+    )
+    compress.add_argument("-o", "--output", metavar="FILE", required=True, help="the .hemp file")
+    compress.add_argument("--num-levels", type=int, metavar="N", help="default: by the error")
+    compress.add_argument("--quantizer", choices=QUANTIZERS, help="default: see save")
+    compress.add_argument("--key", metavar="K", help="where the tensors stand, such as model.ema")
+    compress.add_argument("--coder", choices=CODERS, default="context")
+    compress.add_argument(
+        "--tensors",
+        nargs="+",
+        default=["weights"],
+        metavar="NAME",
+        help="weights (default: two axes or more), all, or names or patterns with *, without !NAME",
+    )
+    _add_tuples(compress)
+    compress.add_argument(
+        "--float-dtype",
+        choices=FLOAT_DTYPES,
+        default="float16",
+        help="for float32 tensors that are not quantized; short ones only within tolerance",
+    )
+    compress.add_argument(
+        "--transform",
+        choices=("auto", *TRANSFORMS),
+        default="auto",
+        help="of the kernels of convolutions before they are quantized",
+    )
+    compress.add_argument(
+        "--cells", choices=CELLS, default="auto", help="which level a weight takes"
+    )
+    compress.add_argument(
+        "--base", metavar="OLD", help="a .hemp file that is there already: write an update of it"
+    )
+    compress.add_argument("--lossless", action="store_true", help="keep every bit of every tensor")
+    _add_calibration(compress)
+    return compress
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> None:

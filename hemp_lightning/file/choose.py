@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,22 @@ def choose(
     entries = _transformed(model, entries, positions, codebooks, options)
     automatic = codebooks is None and isinstance(fitter, BoundedQuantizer)
     return Plan(entries, positions, explicit, masks, fitter, automatic, options)
+
+
+def choose_exactly(model: nn.Module | State, options: FileOptions) -> Plan:
+    """The plan of a file in which every tensor keeps every bit: nothing is quantized.
+
+    Args:
+        model: A model or state_dict.
+        options: How the file is written, but for what would change a bit.
+
+    Raises:
+        ValueError: As `save`.
+        TypeError: As `save`.
+    """
+    exact = replace(options, float_dtype="float32", fold_norms=False, reorder_units=False)
+    plan = choose(model, codebooks={}, options=exact)
+    return replace(plan, codebooks={}, explicit=set(), masks={}, automatic=False)
 
 
 def get_fitter(num_levels: int | None, quantizer: str | Quantizer | None) -> Quantizer:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from hemp_lightning.file.choose import Plan, choose
+from hemp_lightning.file.choose import Plan, choose, choose_exactly
 from hemp_lightning.file.format.files import write_file
 from hemp_lightning.file.options import FileOptions
 from hemp_lightning.file.state import State
@@ -62,7 +62,6 @@ def save(
     """Write a model or state_dict as one `.hemp` file.
 
     The file is decoded and compared before it takes its name; on any failure an old file stays.
-    Beside the state_dict there is memory for a few copies of `threads` tensors.
 
     Args:
         model_or_state_dict: What to write; all of its state_dict is in the file.
@@ -72,8 +71,7 @@ def save(
         quantizer: A name of `QUANTIZERS` or an object with `fit`; None: `uniform`, or `lloyd_max`
             where `num_levels` is given.
         coder: A name of `hemp_lightning.coding.CODERS`, see `FileOptions`.
-        codebooks: Codebooks by name: exactly these tensors are quantized, with these. `num_levels`,
-            `quantizer`, `tensors` and `transform` are not used then.
+        codebooks: Codebooks by name: exactly these tensors are quantized, with these.
         tensors: What to quantize: `weights`, `layers` (biases too), `all`, or names or patterns,
             see `select_tensors`. A tensor that is not finite is held exactly, unless it is named.
         order: See `FileOptions`, as for the six that follow.
@@ -84,11 +82,9 @@ def save(
         transform: What is done to kernels before they are quantized.
         cells: Which level a weight takes.
         metadata: Strings by name that the file carries beside its tensors.
-        base: A file that the reader has already. What is written is the update of it, from which
-            and the base the reader has the whole; or a whole file, if that is not larger. Tensors
-            that are what the base holds stay as they are.
-        lossless: Whether every tensor keeps every bit. Then nothing is quantized, and the words
-            that say what is, and how, do not count.
+        base: A file that the reader has already: the update of it is written, or the whole if that
+            is not larger. Tensors that are what the base holds stay as they are.
+        lossless: Whether every tensor keeps every bit. Then nothing is quantized.
         threads: How many tensors are coded at a time; None for one per processor, at most 8.
 
     Returns:
@@ -103,32 +99,23 @@ def save(
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> summary = save(nn.Linear(64, 32), f"{folder.name}/net.hemp", num_levels=4)
-        >>> from hemp_lightning import load
         >>> summary.float_bytes, summary.tensors[0].num_levels
         (8320, 4)
-        >>> [tuple(tensor.shape) for tensor in load(summary.path).values()]
-        [(32, 64), (32,)]
     """
     begin, threads = time.perf_counter(), count_threads(threads)
+    held = FileOptions(coder, float_dtype, fold_norms, reorder_units, order, scan, transform, cells)
+    words: dict[str, Any] = {
+        "num_levels": num_levels,
+        "quantizer": quantizer,
+        "codebooks": codebooks,
+    }
     if lossless:
-        float_dtype, fold_norms, reorder_units = "float32", False, False
-    options = FileOptions(
-        coder, float_dtype, fold_norms, reorder_units, order, scan, transform, cells
-    )
-    metadata = check_metadata(metadata or {})
-    plan = choose(
-        model_or_state_dict,
-        num_levels=num_levels,
-        quantizer=quantizer,
-        codebooks={} if lossless else codebooks,
-        tensors=tensors,
-        options=options,
-    )
-    if lossless:
-        plan = replace(plan, codebooks={}, explicit=set(), masks={}, automatic=False)
+        plan = choose_exactly(model_or_state_dict, held)
+    else:
+        plan = choose(model_or_state_dict, tensors=tensors, options=held, **words)
     if base is not None:
         plan = replace(plan, base=read_whole(base)[0])
-    summary = _write(plan, path, metadata, threads, begin, base)
+    summary = _write(plan, path, check_metadata(metadata or {}), threads, begin, base)
     _warn(plan, summary, fitted=codebooks is None)
     return summary
 
