@@ -131,7 +131,7 @@ class _Watch(Callback):
             return
         done = trainer.current_epoch + 1
         took = max(1e-6, self._progress.seconds - self._begin)
-        more = max(1, int((self._seconds - took) * done / took))
+        more = max(0, int((self._seconds - took) * done / took))
         trainer.fit_loop.max_epochs = epochs = min(self._epochs, done + more)
         pl_module.steps = epochs * int(trainer.num_training_batches)
 
