@@ -1,6 +1,7 @@
 """A second reader of `.hemp` files, after FORMAT.md: plain Python, nothing of the package.
 
-Slow, trusting and short; the tests hold it against the real one.
+Slow, trusting and short; the tests hold it against the real one. Beside it are the bits
+(`reference_bits.py`) and the coder of tuples (`reference_tuples.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import struct
 import zlib
 from decimal import Decimal, localcontext
 from pathlib import Path
+
+from tests.file.reference_bits import Reader, fixed, golomb, unfold
+from tests.file.reference_tuples import decode_tuples
 
 WORDS = (
     ".weight .bias .running_mean .running_var .num_batches_tracked conv .conv layer .bn features. "
@@ -31,50 +35,6 @@ STORAGES = {
     17: ("float8_e4m3fn", 1, 1), 18: ("float8_e5m2", 1, 1), 19: ("float32 as bfloat16", 2, 2),
     20: ("float32 as steps", 4, 4),
 }  # fmt: skip
-
-
-class Reader:
-    def __init__(self, data):
-        self.data, self.at = data, 0
-
-    def take(self, size):
-        self.at += size
-        assert self.at <= len(self.data)
-        return self.data[self.at - size : self.at]
-
-    def byte(self):
-        return self.take(1)[0]
-
-    def varint(self):
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-
-    def bits(self):
-        for position in itertools.count(8 * self.at):
-            self.at = position // 8 + 1
-            yield self.data[position // 8] >> position % 8 & 1
-
-
-def fixed(bits, width):
-    return sum(next(bits) << place for place in range(width))
-
-
-def golomb(bits, count, k):
-    zeros = []
-    for _ in range(count):
-        zeros.append(0)
-        while not next(bits):
-            zeros[-1] += 1
-    return [((1 << z) - 1 << k) + fixed(bits, z + k) for z in zeros]
-
-
-def unfold(value):
-    return -(value // 2) - 1 if value % 2 else value // 2
 
 
 def read_file(data, base=None):
@@ -375,86 +335,6 @@ def decode(coder, payload, shape, num_levels):
         5: lambda: zlib.decompress(payload, -15),
     }[coder]()
     return [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
-
-
-def decode_tuples(reader, shape, num_levels):
-    options, count = reader.varint(), math.prod(shape)
-    order, scan = options // 4 + 1, options % 4
-    tuples, width = count // order, (num_levels - 1).bit_length()
-    bits = reader.bits() if count % order else None
-    rest = [fixed(bits, width) for _ in range(count % order)]
-    flat = []
-    if tuples:
-        cells, weights, escape = read_table(reader)
-        levels, spelled, _ = read_table(reader) if escape else ([], [], False)
-        words = reader.take(len(reader.data) - reader.at)
-        words += bytes(-len(words) % 4)
-        stack = [int.from_bytes(words[i : i + 4], "little") for i in range(0, len(words), 4)]
-        state = 0
-        while stack and state < 2**32:
-            state = state << 32 | stack.pop()
-
-        def symbols(weights, size):
-            nonlocal state
-            found = []
-            for _ in range(size):
-                symbol = left = 0
-                if len(weights) > 1:
-                    quantile = state & (2**24 - 1)
-                    while quantile >= left + weights[symbol]:
-                        left += weights[symbol]
-                        symbol += 1
-                    state = (state >> 24) * weights[symbol] + quantile - left
-                    if state < 2**32 and stack:
-                        state = state << 32 | stack.pop()
-                found.append(symbol)
-            return found
-
-        listed = symbols(weights, tuples)
-        rare = iter(symbols(spelled, order * sum(escape and s == 0 for s in listed)))
-        for symbol in listed:
-            if escape and symbol == 0:
-                flat += [levels[next(rare)] for _ in range(order)]
-            else:
-                cell = cells[symbol - escape]
-                flat += [cell // num_levels**p % num_levels for p in reversed(range(order))]
-        assert state == 0 and not stack
-    flat += rest
-    inner = tuple(range(2, len(shape)))
-    axes = [(0, 1, *inner), (1, 0, *inner), (0, *inner, 1), (1, *inner, 0)][scan]
-    axes = axes if len(shape) > 1 else range(len(shape))
-    indices = [0] * count
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    positions = itertools.product(*(range(shape[axis]) for axis in axes))
-    for value, position in zip(flat, positions, strict=True):
-        indices[sum(p * strides[axis] for p, axis in zip(position, axes, strict=True))] = value
-    return indices
-
-
-def read_table(reader):
-    """Cells, weights of all symbols, and whether the first of them is the escape."""
-    size, parameters = reader.varint(), reader.byte()
-    bits = reader.bits()
-    gaps = golomb(bits, size, parameters & 31)
-    codes = golomb(bits, size + 1, parameters >> 5)
-    cells = [gap + i for i, gap in enumerate(itertools.accumulate(gaps))]
-    counts = [middle(code + (i > 0)) for i, code in enumerate(codes)]
-    escape = counts[0] > 0
-    counts = counts if escape else counts[1:]
-    weights = [1 + c * (2**24 - len(counts)) // sum(counts) for c in counts]
-    weights[counts.index(max(counts))] += 2**24 - sum(weights)
-    return cells, weights, escape
-
-
-def middle(code):
-    """The count that a code stands for."""
-    first = 1
-    for digits in itertools.count(1):
-        kept = max(digits - 3, 0) // 2
-        shift = digits - 1 - kept
-        if code < first + (1 << kept):
-            return ((code - first + (1 << kept)) << shift) + (1 << shift) // 2 if code else 0
-        first += 1 << kept
 
 
 def context_reference():
