@@ -67,19 +67,26 @@ def nncodec(folder: Path) -> str:
     )  # fmt: skip
 
 
+def share(run: dict[str, Any], own: dict[str, float], key: str) -> str:
+    """Our bytes as a share of those of nearest levels, or what it is below."""
+    found = own[f"share_at_equal_{key}"]
+    if found is not None:
+        return f"{found:.2f}"
+    largest = max(run["nearest"], key=lambda point: point["bytes"])
+    better = all(own[key] > point[key] for point in run["nearest"])
+    return f"below {own['bytes'] / largest['bytes']:.2f}" if better else ""
+
+
 def rounding(folder: Path) -> str:
     """Both curves, and the share of the bytes at equal quality."""
     rows = []
     for run in read(folder, "rounding_*.json"):
         for own, plain in zip(run["second_order"], run["nearest"], strict=True):
-            shares = [own["share_at_equal_accuracy"], own["share_at_equal_agreement"]]
-            rows.append(
-                [NAMES[run["network"]]]
-                + [f"{own['bytes']:,}", percent(own["accuracy"], 2), percent(own["agreement"])]
-                + [f"{plain['bytes']:,}", percent(plain["accuracy"], 2)]
-                + [percent(plain["agreement"])]
-                + ["" if share is None else f"{share:.2f}" for share in shares]
-            )
+            shares = [share(run, own, key) for key in ("accuracy", "agreement")]
+            row = [NAMES[run["network"]], f"{own['bytes']:,}"]
+            row += [percent(own["accuracy"], 2), percent(own["agreement"])]
+            row += [f"{plain['bytes']:,}", percent(plain["accuracy"], 2)]
+            rows.append([*row, percent(plain["agreement"]), *shares])
     headings = ("network", "second order, bytes:", "accuracy:", "agreement:", "nearest, bytes:")
     headings += ("accuracy:", "agreement:", "share at equal accuracy:", "at equal agreement:")
     return table(headings, rows)
