@@ -9,7 +9,6 @@ import torch
 from hemp_lightning.file.checkpoints import SUFFIXES, has_suffix, same_file
 from hemp_lightning.file.load import load
 from hemp_lightning.file.onnx_files import SUFFIX as ONNX
-from hemp_lightning.file.onnx_files import write_onnx
 from hemp_reader.converting import convert
 from hemp_reader.replacing import replacing
 
@@ -49,9 +48,7 @@ def decompress(
         raise ValueError(f"FILE must end in {words}; found {os.fspath(output)}")
     if same_file(path, output):
         raise ValueError(f"`output` must be another file than the input; found {output} for both")
-    if has_suffix(output, (ONNX,)):
-        return write_onnx(path, output, max_bytes=max_bytes, threads=threads)
-    if not has_suffix(output, (".safetensors",)):
+    if not has_suffix(output, (".safetensors", ONNX)):
         state = load(path, base=base, max_bytes=max_bytes, threads=threads)
         with replacing(output) as temporary:
             torch.save(state, temporary)

@@ -1,4 +1,4 @@
-"""ONNX models: which initializers a file codes, and the model back from a file."""
+"""ONNX models: which initializers a file codes. `hemp_reader.converting` writes them back."""
 
 from __future__ import annotations
 
@@ -14,25 +14,19 @@ from torch import Tensor
 
 from hemp_lightning.file.checkpoints import CheckpointError
 from hemp_lightning.file.format.storages import QUANTIZABLE
-from hemp_lightning.file.load import load
-from hemp_lightning.file.onnx_graph import (
+from hemp_lightning.file.save import save
+from hemp_reader.format.names import MAX_NAME
+from hemp_reader.onnx_graph import (
     DATA,
     GRAPH,
     KEY,
     PACKED,
-    fill,
     need_onnx,
     nodes_of,
     pack,
     set_place,
     tensors_of,
-    unpack,
-    write_model,
 )
-from hemp_lightning.file.save import save
-from hemp_reader.errors import HempFileError, located
-from hemp_reader.format.files import default_max_bytes, opened
-from hemp_reader.format.names import MAX_NAME
 from hemp_reader.summary import Summary
 
 if TYPE_CHECKING:
@@ -187,50 +181,6 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     return OnnxModel({GRAPH: graph, **tensors}, weights, kernels, {KEY: PACKED})
 
 
-def write_onnx(
-    path: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    *,
-    max_bytes: int | None = None,
-    threads: int | None = None,
-) -> int:
-    """Write the ONNX model that a `.hemp` file holds.
-
-    Args:
-        path: A `.hemp` file that was made of an ONNX model.
-        output: The model; files of external data are written beside it.
-        max_bytes: See `hemp_lightning.load`.
-        threads: See `hemp_lightning.load`.
-
-    Returns:
-        Number of initializers that were coded.
-
-    Raises:
-        HempFileError: If the file is broken, or its graph does not fit its tensors.
-        ValueError: If the file holds no graph, `onnx` is not installed, or external data would lie
-            outside of the folder.
-        FileExistsError: If a file of external data is there already.
-        OSError: If a file cannot be read or written.
-    """
-    with opened(path, max_bytes) as file:
-        size, packed = file.size, file.metadata.get(KEY)
-    if packed is None:
-        raise ValueError(
-            f"FILE must hold an ONNX graph; found tensors alone in {os.fspath(path)}. "
-            "`hemp export` makes a graph from the network's code"
-        )
-    state = load(path, max_bytes=max_bytes, threads=threads)
-    limit = default_max_bytes(size) if max_bytes is None else max_bytes
-    with located(0, os.fspath(path)):
-        graph = state.pop(GRAPH, None)
-        if packed != PACKED or graph is None or graph.dtype != torch.uint8:
-            raise HempFileError(None, 0, f"a graph packed with {PACKED} in `{GRAPH}`", packed)
-        model = unpack(graph.numpy().tobytes(), limit)
-        fill(model, {name: (tuple(t.shape), _bytes(t)) for name, t in state.items()})
-    write_model(model, output)
-    return len(state)
-
-
 def _read_outside(tensor: onnx.TensorProto, folder: Path) -> None:
     """Bring external data into the tensor; the name of their file stays."""
     if tensor.data_location != tensor.EXTERNAL:
@@ -289,8 +239,3 @@ def _values(tensor: onnx.TensorProto) -> Tensor | None:
     if dtype == torch.bool and not set(data) <= {0, 1}:
         return None
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    data: Any = tensor.contiguous().flatten().view(torch.uint8).numpy()
-    return bytes(data.tobytes())

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from hemp_reader.errors import HempFileError, located
 from hemp_reader.format.directory import ALIAS, Record
-from hemp_reader.format.files import HempFile
+from hemp_reader.format.files import HempFile, default_max_bytes
 from hemp_reader.format.sections import Content
 from hemp_reader.format.storages import array_of
+from hemp_reader.onnx_graph import GRAPH, KEY, PACKED, fill, unpack, write_model
 from hemp_reader.parallel import count_threads, in_order
 from hemp_reader.reading import contents_of, open_file
 from hemp_reader.replacing import replacing
 from hemp_reader.safetensors import METADATA, SafetensorsWriter
 
-SUFFIXES = (".npz", ".safetensors")
+SUFFIXES = (".npz", ".safetensors", ".onnx")
 """What files can be made."""
 
 
@@ -33,7 +35,8 @@ def convert(
     """Decode a `.hemp` file into another one, tensor by tensor.
 
     Neither form knows tied tensors: each of their names has a copy. A `.safetensors` file holds the
-    bits of every dtype that it has; in an `.npz` file bfloat16 and float8 are float32 numbers.
+    bits of every dtype that it has; in an `.npz` file bfloat16 and float8 are float32 numbers. An
+    `.onnx` file takes a file that was made of one; its external data are written beside it.
 
     Args:
         path: The `.hemp` file.
@@ -44,19 +47,23 @@ def convert(
         threads: See `load`; so many tensors are in memory at a time.
 
     Returns:
-        Number of tensors.
+        Number of tensors, the graph of an ONNX model not counted.
 
     Raises:
-        HempFileError: As `load`.
+        HempFileError: As `load`; or the graph of a file does not fit its tensors.
         ValueError: If the suffix is none of `SUFFIXES`, `output` is `path`, or the form cannot
-            hold a tensor.
-        OSError: If a file cannot be read or written.
+            hold a tensor; of `.onnx` also if the file holds no graph, `onnx` is not installed, or
+            external data would lie outside of the folder.
+        OSError: If a file cannot be read or written, or one of external data is there already.
     """
     suffix = os.path.splitext(os.fspath(output))[1].lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"`output` must end in {' or '.join(SUFFIXES)}; found {os.fspath(output)}")
     if os.path.exists(output) and os.path.samefile(path, output):
         raise ValueError(f"`output` must be another file than the input; found {output} for both")
+    if suffix == ".onnx":
+        with open_file(path, max_bytes, base) as file:
+            return _write_onnx(file, path, output, max_bytes, count_threads(threads))
     with open_file(path, max_bytes, base) as file, replacing(output) as temporary:
         write = _write_arrays if suffix == ".npz" else _write_safetensors
         write(file, temporary, count_threads(threads))
@@ -80,6 +87,37 @@ def _write_arrays(file: HempFile, path: Path, threads: int) -> None:
             for name in names[record.name]:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_onnx(
+    file: HempFile,
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    max_bytes: int | None,
+    threads: int,
+) -> int:
+    packed = file.metadata.get(KEY)
+    if packed is None:
+        raise ValueError(
+            f"FILE must hold an ONNX graph; found tensors alone in {os.fspath(path)}. "
+            "`hemp export` makes a graph from the network's code"
+        )
+    names = _names(file.records)
+    entries, graph = {}, None
+    for record, words in _decoded(file, threads):
+        if record.name == GRAPH and record.storage.dtype == "uint8":
+            graph = words.tobytes()
+            continue
+        for name in names[record.name]:
+            entries[name] = record.shape, words.tobytes()
+    limit = default_max_bytes(file.size) if max_bytes is None else max_bytes
+    with located(0, os.fspath(path)):
+        if packed != PACKED or graph is None:
+            raise HempFileError(None, 0, f"a graph packed with {PACKED} in `{GRAPH}`", packed)
+        model = unpack(graph, limit)
+        fill(model, entries)
+    write_model(model, output)
+    return len(entries)
 
 
 def _decoded(file: HempFile, threads: int) -> Iterator[tuple[Record, np.ndarray]]:

@@ -45,7 +45,7 @@ def need_onnx() -> Any:
         import onnx
     except ModuleNotFoundError:
         raise ValueError(
-            "files that end in .onnx need the package 'onnx'; install hemp-lightning[onnx]"
+            "files that end in .onnx need the package 'onnx'; pip install onnx"
         ) from None
     return onnx
 
