@@ -58,7 +58,8 @@ def convert(
     """
     suffix = os.path.splitext(os.fspath(output))[1].lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"`output` must end in {' or '.join(SUFFIXES)}; found {os.fspath(output)}")
+        words = ", ".join(SUFFIXES)
+        raise ValueError(f"`output` must end in one of {words}; found {os.fspath(output)}")
     if os.path.exists(output) and os.path.samefile(path, output):
         raise ValueError(f"`output` must be another file than the input; found {output} for both")
     if suffix == ".onnx":

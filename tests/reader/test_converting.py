@@ -67,7 +67,7 @@ def test_alone_it_lists_the_tensors(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("x.pt", "`output` must end in .npz or .safetensors; found "),
+        ("x.pt", "`output` must end in one of .npz, .safetensors, .onnx; found "),
         ("none/x.npz", "`path` must lie in a folder that exists; found "),
         ("folder.npz", "`path` must be a file; found the folder "),
         ("pipe.npz", "`path` must be a regular file or a new one; found "),

@@ -38,6 +38,8 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),
         },
+        # Whoever runs tests in the background has them ignore the signal, and their children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 240
     while not list(folder.glob("checkpoints/*.ckpt")) and time.monotonic() < until:

@@ -30,7 +30,7 @@ from tests.suite.test_run import composed
         ("coder.level=3", "`coder.level`", "takes no `level`"),
         ("task.metrics=iou", "`task.metrics`", "`task.metric`"),
         ("pruning.share=0.5", "`pruning.share`", "no `pruning` in this run"),
-        ("model._target_=mymodel.Small", "`model._target_`", "No module named 'mymodel'"),
+        ("model._target_=absent.Small", "`model._target_`", "No module named 'absent'"),
     ],
 )
 def test_a_key_that_nothing_reads_is_refused(

@@ -56,7 +56,7 @@ class RangeDecoder:
         position: Bytes that were read, beyond the end too.
 
     Example:
-        >>> RangeDecoder(b"\\xff").decide(8192)
+        >>> RangeDecoder(b"\xff").decide(8192)
         1
     """
 
